@@ -1,0 +1,20 @@
+"""The one kind of error that is the user's to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SleaveError(ValueError):
+    """Something the user gave cannot be used; the message says what was given, what is allowed and what to do.
+
+    The command line prints it as one message; anything else that is raised is a bug and shows its traceback.
+    """
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """A sentence that suggests the allowed name nearest to a mistaken one, or lists what is allowed."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    return f"Did you mean `{close[0]}`?" if close else f"Allowed: {', '.join(f'`{n}`' for n in names)}."

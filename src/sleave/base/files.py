@@ -1,0 +1,126 @@
+"""Files that are either whole or not there: write beside the target, flush, rename."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the target's folder; it becomes `path` only when the block ends without an error.
+
+    Raises:
+        SleaveError: the disk is full, or the folder cannot be written. The former content of `path` is untouched.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        if (message := _disk_message(path, error)) is None:
+            raise
+        raise SleaveError(message) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _disk_message(path: Path, error: Exception) -> str | None:
+    code = getattr(error, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "os error 28" in str(error):
+        return (
+            f"The disk is full: `{path}` could not be written and was left as it was. "
+            "Free some space and run the same command again; finished work is kept."
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"`{path}` cannot be written ({error}). Choose a folder that you may write to."
+    if code in (errno.ENOTDIR, errno.EEXIST):
+        return f"`{path.parent}` is not a folder ({error}). Choose another place, or move that file away."
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, with a newline at the end; NaN is refused, since it is not JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        SleaveError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SleaveError(f"`{path}` does not exist.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SleaveError(f"`{path}` is not valid JSON ({error}); it was truncated or altered.") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically; tensors are made contiguous and moved to the CPU."""
+    ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(ready, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a whole safetensors file: its tensors and its metadata.
+
+    Raises:
+        SleaveError: the file is missing, truncated or not safetensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SleaveError(f"`{path}` does not exist.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise SleaveError(f"`{path}` cannot be read ({error}); it was truncated or altered.") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of one of the three names that settings use."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
