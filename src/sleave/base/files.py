@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 @contextmanager
@@ -87,6 +93,20 @@ def read_json(path: Path) -> Any:
         raise SleaveError(f"`{path}` does not exist.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SleaveError(f"`{path}` is not valid JSON ({error}); it was truncated or altered.") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        SleaveError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SleaveError(f"`{path}` does not exist.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SleaveError(f"`{path}` is not valid TOML: {error}.") from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -53,7 +53,7 @@ def _bar(title: str, total: float, unit: str, done: float) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console()) as bar:
-        task = bar.add_task(title, total=total, completed=done, unit=unit, note="")
+        task = bar.add_task(title, total=total, completed=int(done), unit=unit, note="")
 
         def advance(amount: float, note: str = "") -> None:
             bar.update(task, advance=amount, note=note)
@@ -75,6 +75,7 @@ def _plain(title: str, total: float, unit: str, done: float) -> Advance:
             pace = (now_done - first) / max(now - began, 1e-9)
             left = max(total - now_done, 0) / max(pace, 1e-9)
             spent = f"{now - began:.0f} s" if finished else f"{now - began:.0f} s, about {left:.0f} s left"
-            print(f"{title}: {now_done:,.0f}/{total:,.0f} {unit} ({spent}) {note}".rstrip(), file=sys.stderr, flush=True)
+            line = f"{title}: {now_done:,.0f}/{total:,.0f} {unit} ({spent}) {note}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
 
     return advance

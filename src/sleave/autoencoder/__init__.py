@@ -1,0 +1,1 @@
+"""Sparse autoencoders: encode, decode, how they begin, and their files."""

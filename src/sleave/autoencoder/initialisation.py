@@ -1,0 +1,47 @@
+"""Where training begins."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.settings import AutoencoderSettings
+
+NUM_SAMPLES = 8192  # rows that `data` initialisation wants: enough for a 3% quantile per feature
+
+
+@torch.no_grad()
+def initial_autoencoder(
+    settings: AutoencoderSettings, sample: Float[Tensor, "rows d_in"], generator: torch.Generator
+) -> SparseAutoencoder:
+    """A new autoencoder, with unit decoder rows and the encoder tied to them.
+
+    `random`: Gaussian directions, zero biases. `data`: b_dec is the sample's mean, each decoder row is a centred
+    sample row scaled to norm one, and b_enc is set so that each feature fires on `firing_rate` of the sample: on
+    residual streams, whose variance lies in few directions, this begins far closer to the data.
+
+    Args:
+        settings: width and method.
+        sample: scaled training rows, in float32.
+        generator: draws the directions, or the rows.
+    """
+    sae = SparseAutoencoder(sample.shape[1], settings.d_sae).to(sample.device)
+    if settings.initialisation == "data":
+        mean = sample.mean(dim=0)
+        centred = sample - mean
+        order = torch.randperm(len(centred), generator=generator)
+        repeats = -(-settings.d_sae // len(centred))
+        directions = centred[order.repeat(repeats)[: settings.d_sae].to(sample.device)]
+        sae.b_dec.copy_(mean)
+    else:
+        directions = torch.randn(settings.d_sae, sample.shape[1], generator=generator).to(sample.device)
+    sae.W_dec.copy_(torch.nn.functional.normalize(directions, dim=1))
+    sae.W_enc.copy_(sae.W_dec.t())
+    if settings.initialisation == "data":
+        rank = max(1, round(settings.firing_rate * len(centred)))
+        strength = sae.W_dec @ centred.t()
+        threshold = strength.topk(rank, dim=1).values[:, -1]
+        sae.b_enc.copy_(-threshold - sae.W_dec @ mean)
+    return sae

@@ -1,0 +1,116 @@
+"""SAELens's own format: cfg.json beside sae_weights.safetensors, which `sae_lens.SAE.load_from_disk` opens as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.errors import SleaveError
+from sleave.base.files import load_tensors, read_json, save_tensors, write_json
+
+CONFIG = "cfg.json"
+WEIGHTS = "sae_weights.safetensors"
+FORMAT_VERSION = (
+    "6.54.12"  # of SAELens; without one, SAELens takes the file for its pre-6.0 layout and drops the metadata
+)
+NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
+
+
+@torch.no_grad()
+def fold(sae: SparseAutoencoder, shift: Float[Tensor, " d_in"], scale: Float[Tensor, " d_in"]) -> SparseAutoencoder:
+    """The autoencoder that does on raw x what `sae` does on (x - shift) * scale, with unit decoder rows.
+
+    Its reconstructions are those of `sae`, put back into raw units; its codes are those of `sae` times the norm that
+    the decoder row has in raw units. Computed in float64, stored in float32.
+    """
+    W_enc, b_enc, W_dec, b_dec = (getattr(sae, name).detach().cpu().double() for name in NAMES)
+    shift, scale = shift.cpu().double(), scale.cpu().double()
+    if sae.apply_b_dec_to_input:
+        b_enc = b_enc - b_dec @ W_enc
+    b_enc = b_enc - (shift * scale) @ W_enc
+    W_enc = W_enc * scale[:, None]
+    W_dec, b_dec = W_dec / scale, b_dec / scale + shift
+    norm = W_dec.norm(dim=1)
+    norm = torch.where(norm > 0, norm, 1)
+    W_enc, b_enc, W_dec = W_enc * norm, b_enc * norm, W_dec / norm[:, None]
+    folded = SparseAutoencoder(sae.d_in, sae.d_sae, apply_b_dec_to_input=True)
+    b_dec_stored = b_dec.float().double()  # the input is centred by what is stored, so b_enc must make up for that
+    for name, value in zip(NAMES, (W_enc, b_enc + b_dec_stored @ W_enc, W_dec, b_dec), strict=True):
+        getattr(folded, name).copy_(value)
+    return folded.requires_grad_(False)
+
+
+def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write an autoencoder of raw activations as SAELens would.
+
+    Args:
+        sae: reads raw activations (see `fold`).
+        path: the folder.
+        metadata: goes into cfg.json as it is; SAELens's keys are model_name, hook_name, context_size and others.
+    """
+    from sleave import __version__
+
+    config = {
+        "architecture": "standard",
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": sae.apply_b_dec_to_input,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": FORMAT_VERSION, "sleave_version": __version__, **(metadata or {})},
+    }
+    save_tensors(Path(path) / WEIGHTS, {name: getattr(sae, name).detach().float() for name in NAMES})
+    write_json(Path(path) / CONFIG, config)
+
+
+def load(path: str | Path) -> SparseAutoencoder:
+    """Read an autoencoder in SAELens's format: a folder with cfg.json, or a run directory that has one in `sae/`.
+
+    Raises:
+        SleaveError: no such files, an architecture that cannot be read, or weights that do not fit their config.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file() and (folder / "sae" / CONFIG).is_file():
+        folder = folder / "sae"
+    if not (folder / CONFIG).is_file():
+        raise SleaveError(
+            f"`{path}` holds no autoencoder: neither {CONFIG} nor sae/{CONFIG} is there. "
+            "Give a run directory of a finished `sleave train`, or a folder that SAELens saved."
+        )
+    config = read_json(folder / CONFIG)
+    for key, readable in (
+        ("architecture", ("standard",)),
+        ("normalize_activations", ("none",)),
+        ("reshape_activations", ("none",)),
+        ("activation_fn", ("relu",)),
+    ):
+        default = None if key == "architecture" else readable[0]
+        if (given := config.get(key, default)) not in readable:
+            raise SleaveError(
+                f"`{folder / CONFIG}` has {key} = {given!r}; sleave reads {', '.join(map(repr, readable))}."
+            )
+    tensors, _ = load_tensors(folder / WEIGHTS)
+    if missing := [name for name in NAMES if name not in tensors]:
+        raise SleaveError(f"`{folder / WEIGHTS}` has no {', '.join(missing)}; it holds {', '.join(sorted(tensors))}.")
+    d_in, d_sae = config.get("d_in"), config.get("d_sae")
+    width_in, width = tensors["W_enc"].shape
+    sae = SparseAutoencoder(width_in, width, bool(config.get("apply_b_dec_to_input", True)))
+    for name, parameter in sae.named_parameters():
+        given = tuple(tensors[name].shape)
+        if given != tuple(parameter.shape) or (sae.d_in, sae.d_sae) != (d_in, d_sae):
+            raise SleaveError(
+                f"`{folder / WEIGHTS}` does not fit its {CONFIG} (d_in = {d_in}, d_sae = {d_sae}): "
+                f"{name} has shape {given}, W_enc has shape {tuple(tensors['W_enc'].shape)}."
+            )
+        if not bool(torch.isfinite(tensors[name]).all()):
+            raise SleaveError(f"`{folder / WEIGHTS}`: {name} holds NaN or infinite values.")
+    sae.load_state_dict({name: tensors[name].float() for name in NAMES})
+    return sae.requires_grad_(False)

@@ -1,0 +1,75 @@
+"""Pairs of features (i, j) with i < j, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Chosen pairs, sorted by (score descending, i, j).
+
+    Attributes:
+        i, j: feature indices, i < j.
+        score: the strength of the pair's dependence, non-negative (|C| for a correlation).
+    """
+
+    i: Int[Tensor, " pairs"]
+    j: Int[Tensor, " pairs"]
+    score: Float[Tensor, " pairs"]
+
+    def __len__(self) -> int:
+        return self.i.numel()
+
+    @cached_property
+    def num_features(self) -> int:
+        """How many different features the pairs touch."""
+        return int(torch.cat([self.i, self.j]).unique().numel())
+
+    def jaccard(self, other: Pairs) -> float:
+        """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
+        width = 1 + max((int(p.j.max()) for p in (self, other) if len(p)), default=0)
+        a, b = self.i * width + self.j, other.i * width + other.j
+        both = int(torch.isin(a, b).sum())
+        either = len(self) + len(other) - both
+        return both / either if either else 1.0
+
+
+def num_pairs(d_sae: int) -> int:
+    """P = d_sae (d_sae - 1) / 2, the number of pairs, zeros included."""
+    return d_sae * (d_sae - 1) // 2
+
+
+def top_count(top: float, d_sae: int) -> int:
+    """How many pairs the top fraction of all P pairs is: round(top P), and at least one.
+
+    Raises:
+        SleaveError: `top` is not in (0, 1], or there is no pair at all.
+    """
+    if not 0 < top <= 1:
+        raise SleaveError(f"`top` (= {top}) must be in (0, 1]: the share of all pairs to choose, 0.001 for 0.1%.")
+    if d_sae < 2:
+        raise SleaveError(f"`d_sae` (= {d_sae}) must be at least 2 for there to be a pair.")
+    return max(1, round(top * num_pairs(d_sae)))
+
+
+def unrank(rank: Int[Tensor, " n"], d_sae: int) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """The (i, j) at each place of the lexicographic order (0,1), (0,2), ..., (d_sae-2, d_sae-1)."""
+    first = torch.arange(d_sae, dtype=torch.int64, device=rank.device)
+    starts = first * (2 * d_sae - first - 1) // 2  # rank of (i, i+1)
+    i = torch.searchsorted(starts, rank, right=True) - 1
+    i = i.clamp(max=d_sae - 2)
+    return i, rank - starts[i] + i + 1
+
+
+def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
+    """Slices of `count` things so that a slice times `width` numbers stays within `budget` (a core's cache)."""
+    size = max(1, budget // max(1, width))
+    return [slice(s, min(s + size, count)) for s in range(0, count, size)] if count else []

@@ -1,0 +1,1 @@
+"""What an autoencoder does on rows that training never saw: accumulators with typed results, and the table."""

@@ -1,0 +1,64 @@
+"""How sparse the codes are, and which features are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ACTIVE = 1e-6  # mean activation, Top-k feature decorrelation, 5.3
+DENSE = 0.1  # share of rows
+
+
+@dataclass(frozen=True)
+class CodesResult:
+    """Sparsity and utilisation over all rows.
+
+    Attributes:
+        l0: features that fire on a row, on average.
+        l1: sum of a row's codes, on average, each times the norm of its decoder row.
+        active: features whose mean activation is above 1e-6.
+        dead: features that fire on no row.
+        dense: features that fire on more than 10% of the rows.
+    """
+
+    l0: float
+    l1: float
+    active: int
+    dead: int
+    dense: int
+
+
+class Codes:
+    """Accumulates codes.
+
+    Args:
+        decoder_norm: (d_sae,) norm of each decoder row in the units that L1 is to be counted in; makes L1 independent
+            of how a code and its decoder row share a factor.
+    """
+
+    def __init__(self, decoder_norm: Float[Tensor, " d_sae"]) -> None:
+        self._norm = decoder_norm.double()
+        self._sum = torch.zeros_like(self._norm)
+        self._fired = torch.zeros_like(self._norm)
+        self._rows = 0
+
+    def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
+        """Add a batch."""
+        self._sum += acts.sum(dim=0, dtype=torch.float64)
+        self._fired += (acts > 0).sum(dim=0)
+        self._rows += len(acts)
+
+    def compute(self) -> CodesResult:
+        """The result so far."""
+        mean = self._sum * self._norm / self._rows
+        rate = self._fired / self._rows
+        return CodesResult(
+            l0=float(rate.sum()),
+            l1=float(mean.sum()),
+            active=int((mean > ACTIVE).sum()),
+            dead=int((self._fired == 0).sum()),
+            dense=int((rate > DENSE).sum()),
+        )

@@ -1,0 +1,83 @@
+"""How correlated features are, over all P pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+
+OFTEN = 10  # rows; a peak over pairs that fire together less often is an accident of the sample
+WIDEST = 32_768  # d_sae; three matrices of d_sae^2 numbers are held
+
+
+@dataclass(frozen=True)
+class CorrelationResult:
+    """|C| over all P = d_sae (d_sae - 1) / 2 pairs, zeros included.
+
+    Attributes:
+        peak_cosine: the largest |cosine|; often two features that fire once, together.
+        peak_cosine_often: the largest among pairs that fire together on at least 10 rows.
+        mean_cosine, p999_cosine: mean and 99.9th percentile.
+        peak_pearson, peak_pearson_often, mean_pearson, p999_pearson: the same of the centred correlation.
+    """
+
+    peak_cosine: float
+    peak_cosine_often: float
+    mean_cosine: float
+    p999_cosine: float
+    peak_pearson: float
+    peak_pearson_often: float
+    mean_pearson: float
+    p999_pearson: float
+
+
+class Correlation:
+    """Accumulates the Gram matrix of the codes and the counts of co-activation: memory grows with d_sae^2."""
+
+    def __init__(self, d_sae: int, device: torch.device | None = None) -> None:
+        if d_sae > WIDEST:
+            raise SleaveError(
+                f"The correlation of all pairs of d_sae = {d_sae} features needs {3 * 8 * d_sae**2 / 2**30:.0f} GiB; "
+                f"it is computed up to d_sae = {WIDEST}."
+            )
+        self._gram = torch.zeros(d_sae, d_sae, dtype=torch.float64, device=device)
+        self._together = torch.zeros(d_sae, d_sae, dtype=torch.float32, device=device)
+        self._sum = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self._rows = 0
+
+    def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
+        """Add a batch."""
+        fires = (acts > 0).to(acts.dtype)
+        self._gram += acts.t() @ acts
+        self._together += fires.t() @ fires
+        self._sum += acts.sum(dim=0, dtype=torch.float64)
+        self._rows += len(acts)
+
+    def compute(self) -> CorrelationResult:
+        """The result so far."""
+        upper = torch.ones_like(self._together, dtype=torch.bool).triu_(diagonal=1)
+        often = self._together[upper] >= OFTEN
+        cosine = _figures(_normalised(self._gram, self._gram.diagonal())[upper].abs(), often)
+        mean = self._sum / self._rows
+        covariance = self._gram / self._rows - torch.outer(mean, mean)
+        # A feature that never varies keeps a rounding remainder, which must not be scaled up.
+        variance = covariance.diagonal()
+        variance = torch.where(variance > 1e-9 * self._gram.diagonal() / self._rows, variance, 0)
+        pearson = _figures(_normalised(covariance, variance)[upper].abs(), often)
+        return CorrelationResult(*cosine, *pearson)
+
+
+def _normalised(matrix: Tensor, square: Tensor) -> Tensor:
+    inverse = torch.where(square > 0, square.rsqrt(), 0)
+    return matrix * inverse[:, None] * inverse
+
+
+def _figures(score: Tensor, often: Tensor) -> tuple[float, float, float, float]:
+    rank = score.numel() - int(0.999 * (score.numel() - 1))  # numpy's "lower" quantile, without its size limit
+    p999 = score.topk(rank, sorted=False).values.min()
+    peak_often = score[often].max() if bool(often.any()) else score.new_zeros(())
+    return float(score.max()), float(peak_often), float(score.mean()), float(p999)

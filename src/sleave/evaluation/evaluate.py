@@ -1,0 +1,85 @@
+"""All metric families over one pass of held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sleave.activations.scaling import Scaling
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.errors import SleaveError
+from sleave.evaluation.codes import Codes, CodesResult
+from sleave.evaluation.correlation import Correlation, CorrelationResult
+from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an autoencoder does on held-out rows.
+
+    Attributes:
+        rows: how many there were.
+        scaled: reconstruction in the units it was trained in.
+        raw: reconstruction of the model's own activations, comparable with other tools'.
+        codes: sparsity (L1 in the units it was trained in) and utilisation.
+        correlation: of the codes, which no scaling changes.
+    """
+
+    rows: int
+    scaled: ReconstructionResult
+    raw: ReconstructionResult
+    codes: CodesResult
+    correlation: CorrelationResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """As nested JSON values."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def evaluate(
+    sae: SparseAutoencoder, batches: Iterable[Tensor], scaling: Scaling | None = None, max_rows: int | None = None
+) -> Evaluation:
+    """Evaluate an autoencoder on raw activations.
+
+    Args:
+        sae: reads raw activations, as `sleave.load` gives it.
+        batches: (batch, d_in) raw held-out activations, float32.
+        scaling: the units in which the scaled figures are given; those of the activations by default.
+        max_rows: stop after so many rows.
+
+    Raises:
+        SleaveError: there are no rows, they have another width, or they hold NaN or infinite values.
+    """
+    scaling = scaling or Scaling.identity(sae.d_in)
+    raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
+    codes = Codes((sae.W_dec * scaling.scale).norm(dim=1))
+    correlation = Correlation(sae.d_sae)
+    rows = 0
+    for x in _up_to(batches, max_rows):
+        if not bool(torch.isfinite(x).all()):
+            raise SleaveError("The held-out activations hold NaN or infinite values; harvest them again.")
+        acts = sae.encode(x)
+        x_hat = sae.decode(acts)
+        raw.update(x, x_hat)
+        scaled.update(scaling.apply(x), scaling.apply(x_hat))
+        codes.update(acts)
+        correlation.update(acts)
+        rows += len(x)
+    if rows == 0:
+        raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
+    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlation.compute())
+
+
+def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:
+    left = max_rows if max_rows is not None else float("inf")
+    for batch in batches:
+        if left <= 0:
+            return
+        x = batch[: int(min(left, len(batch)))]
+        left -= len(x)
+        yield x

@@ -1,0 +1,102 @@
+"""The three things one does: harvest, train, evaluate. The command line and Python call the same functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sleave.activations.source import ActivationSource, StoredSource
+from sleave.activations.store import Store
+from sleave.autoencoder.saving import load
+from sleave.base.errors import SleaveError
+from sleave.base.progress import say
+from sleave.evaluation.evaluate import evaluate as evaluate_rows
+from sleave.recipe import Recipe, recipe_from
+from sleave.training.loop import train as train_run
+from sleave.training.run import RunDirectory
+
+
+def harvest(recipe: Recipe) -> Store:
+    """Make the activation store of a recipe, go on with it, or reuse it; see `sleave.language.harvest`."""
+    from sleave.language.harvest import harvest as harvest_store
+
+    return harvest_store(recipe.model, recipe.corpus, recipe.harvest, recipe.seed)
+
+
+def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
+    """Train a recipe's autoencoder into `out`, harvesting first if its activations are not there.
+
+    An unfinished run is resumed, a finished one is left as it is. With several layers, each is trained in a folder of
+    its own, `out`/layer_05 and so on.
+
+    Raises:
+        SleaveError: see `sleave.training.loop.train`; or `out` holds another run.
+        Interrupted: a signal asked to stop; everything is saved.
+    """
+    layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
+    runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
+    for layer, run in zip(layers, runs, strict=True):
+        one = recipe.model_copy(update={"layer": layer})
+        run.begin(one.to_dict())
+        if run.finished:
+            say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
+        else:
+            train_run(one, open_source(one), run)
+    return runs
+
+
+def evaluate(run: RunDirectory, store: str | None = None, *, again: bool = False) -> dict[str, Any]:
+    """Evaluate a finished run on held-out rows, and keep the result in its results.json.
+
+    Args:
+        run: the run.
+        store: where its activation store is now, if it moved.
+        again: evaluate even if results.json has an evaluation.
+
+    Raises:
+        SleaveError: the run is unfinished, or its activations or weights are missing or damaged.
+    """
+    config = run.config()
+    if not run.finished:
+        raise SleaveError(f"`{run.path}` is not finished. Run the same `sleave train` command again: it goes on.")
+    if again or store is not None or "evaluation" not in run.results():
+        recipe = recipe_from(config, {"harvest": {"store": store}} if store else {}, where=f"`{run.config_file}`")
+        source = open_source(recipe)
+        say(f"Evaluating {run.path}")
+        result = evaluate_rows(
+            load(run.path), source.heldout(recipe.evaluation.batch_rows), run.scaling(), recipe.evaluation.max_rows
+        )
+        run.add_results("evaluation", result.to_dict())
+    return run.results()
+
+
+def open_source(recipe: Recipe) -> ActivationSource:
+    """Where a recipe's batches come from: its store (made if it is not there), or the language model itself."""
+    layer = recipe.model.layers[0] if recipe.layer is None else recipe.layer
+    if recipe.harvest.store is None:
+        from sleave.language.live import LiveSource
+
+        return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed)
+    rows = recipe.harvest.context_length
+    return StoredSource(
+        harvest(recipe),
+        layer,
+        recipe.buffer.scaling,
+        recipe.buffer.batch_contexts * rows,
+        recipe.buffer.buffer_contexts * rows,
+        recipe.buffer.refresh_batches,
+        recipe.seed,
+    )
+
+
+def runs_in(path: str | Path) -> list[RunDirectory]:
+    """The run at a path, or the runs right below it.
+
+    Raises:
+        SleaveError: there is none.
+    """
+    path = Path(path)
+    found = [path] if (path / "config.toml").is_file() else sorted(p.parent for p in path.glob("*/config.toml"))
+    if not found:
+        raise SleaveError(f"There is no run at `{path}`: no config.toml there or one folder below. See `sleave train`.")
+    return [RunDirectory(p) for p in found]

@@ -1,0 +1,90 @@
+"""Documents cut into token sequences of bounded length, and the split into training and held-out documents."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sleave.language.corpora import Document
+from sleave.language.settings import ContextSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from sleave.language.model import HookedModel
+
+DOCUMENTS_AT_ONCE = 512  # enough for the fast tokenizer to use every core
+
+
+@dataclass(frozen=True)
+class Context:
+    """A sequence for the model to read.
+
+    Attributes:
+        token_ids: beginning-of-sequence token, where the tokenizer has one, then a stretch of one document.
+        keep: for each token, whether its activations are wanted: False for special tokens.
+        document: the number of the document that it comes from.
+    """
+
+    token_ids: tuple[int, ...]
+    keep: tuple[bool, ...]
+    document: int
+
+    @property
+    def num_kept(self) -> int:
+        """The number of tokens whose activations are wanted."""
+        return sum(self.keep)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The ids of every token that stands for no text: beginning, end, padding, turns of a chat."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset(tokenizer.all_special_ids).union(added)
+
+
+def contexts(
+    documents: Iterable[tuple[int, Document]],
+    model_or_tokenizer: HookedModel | PreTrainedTokenizerBase,
+    settings: ContextSettings,
+) -> Iterator[Context]:
+    """Cut documents into contexts, in order; a long document gives several, each with its own first token.
+
+    Args:
+        documents: documents with their numbers, which the contexts carry on.
+        model_or_tokenizer: whose tokens to use.
+        settings: the length of a context, and which to drop.
+    """
+    tokenizer: PreTrainedTokenizerBase = getattr(model_or_tokenizer, "tokenizer", model_or_tokenizer)
+    special = special_ids(tokenizer)
+    first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    length = settings.context_length - len(first)
+    limit = 1.0 if settings.max_special_fraction is None else settings.max_special_fraction
+    stream = iter(documents)
+    while some := list(itertools.islice(stream, DOCUMENTS_AT_ONCE)):
+        # verbose: no warning that a document is longer than the model's positions; contexts are not.
+        tokens = tokenizer([d.text for _, d in some], add_special_tokens=False, verbose=False)["input_ids"]
+        for (number, _), ids in zip(some, tokens, strict=True):
+            for start in range(0, len(ids), length):
+                piece = ids[start : start + length]
+                keep = [token not in special for token in piece]
+                share = 1 - sum(keep) / len(piece)
+                if sum(keep) < settings.min_tokens or share > limit:
+                    continue
+                yield Context((*first, *piece), (*(False for _ in first), *keep), number)
+
+
+def is_heldout(document: Document, fraction: float, seed: int) -> bool:
+    """Whether a document is held out from training.
+
+    Decided by a hash of its text, so that it depends on no order and repeats of a text fall on the same side.
+
+    Args:
+        document: the document.
+        fraction: the share of documents to hold out, 0 to 1.
+        seed: another seed holds out other documents.
+    """
+    digest = hashlib.sha256(f"{seed}:{document.text}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64

@@ -1,0 +1,192 @@
+"""Text -> language model -> activation store, resumable, one pass for all layers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage
+from sleave.activations.store import ChunkRows, Store, StoreWriter
+from sleave.base.errors import SleaveError
+from sleave.base.progress import Advance, progress, say
+from sleave.language.contexts import Context
+from sleave.language.corpora import Document, read_corpora
+from sleave.language.model import HookedModel
+from sleave.language.reading import Item, items, metadata, norm_limits, not_massive, read, specification
+from sleave.language.settings import CorpusSettings, HarvestSettings, HubCorpus, ModelSettings
+
+
+def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int) -> Store:
+    """Make the activation store that the settings describe, go on with an unfinished one, or reuse a finished one.
+
+    Raises:
+        SleaveError: no `store` was named; the folder holds another harvest; the model or the text is missing; there is
+            no text on one side of the split; activations are not finite; the disk is full (finished chunks stay).
+    """
+    if settings.store is None:
+        raise SleaveError("`harvest.store` names no folder. Give one, such as --harvest.store activations/mine.")
+    path = Path(settings.store)
+    wanted = specification(model, corpora, settings, seed)
+    if _is_there(path, wanted, model.layers):
+        store = Store.open(path, verify=False)
+        say(
+            f"Reusing the activations in {path}: {store.num_rows('train'):,} training rows (tokens), "
+            f"{store.num_rows('heldout'):,} held out"
+        )
+        return store
+    say(f"Loading {model.name}")
+    hooked = HookedModel.load(model)
+    writer = StoreWriter.open(
+        path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
+    )
+    if not writer.complete:
+        _harvest(hooked, corpora, settings, seed, writer)
+    store = Store.open(path, verify=False)
+    say(
+        f"Kept in {path}: {store.num_rows('train'):,} training rows (tokens), {store.num_rows('heldout'):,} held out, "
+        f"layer{'s' * (len(store.layers) > 1)} {', '.join(map(str, store.layers))}"
+    )
+    return store
+
+
+def _is_there(path: Path, wanted: dict[str, object], layers: Sequence[int]) -> bool:
+    """Whether a finished, undamaged store of the same harvest is there, so that no model need be loaded."""
+    if not (path / MANIFEST).is_file():
+        return False
+    manifest = Manifest.read(path)
+    same = manifest.harvest == wanted and manifest.layers == sorted(layers)
+    return same and manifest.complete and first_damage(path, manifest.chunks, hashes=True) is None
+
+
+def _harvest(
+    model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int, writer: StoreWriter
+) -> None:
+    documents, total = _documents(corpora, seed)
+    stream = items(documents, model, settings, seed, start=writer.next_document)
+    say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
+    done = _Done(writer.rows("train") + writer.rows("heldout"), writer.next_document, total, settings)
+    with progress("Harvesting", 100, "%", done.percent) as advance:
+        while writer.rows("train") < settings.max_tokens:
+            chunk = _next_chunk(stream, settings, settings.max_tokens - writer.rows("train"))
+            if not chunk:
+                break
+            _write(model, chunk, settings, writer, done, advance)
+        advance(100 - done.percent, "")
+    for split in ("train", "heldout"):
+        if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
+            raise SleaveError(
+                f"No {split} rows came out of {writer.next_document} documents. Give more text, change "
+                "harvest.heldout_fraction, or loosen harvest.min_tokens and harvest.max_special_fraction."
+            )
+    writer.finish()
+
+
+class _Done:
+    """How far a harvest is, in percent: of max_tokens, or of the documents if they will end first."""
+
+    def __init__(self, rows: int, document: int, documents: int | None, settings: HarvestSettings) -> None:
+        self.began = time.monotonic()
+        self.rows = self.first_row = rows
+        self.document = document
+        self.documents = documents
+        self.all_rows = settings.max_tokens / (1 - settings.heldout_fraction)
+
+    @property
+    def percent(self) -> float:
+        share = self.rows / self.all_rows
+        if self.documents and self.document:
+            # rows so far, over the rows that all documents will have given
+            share = max(share, self.document / self.documents)
+        return 100 * min(1.0, share)
+
+    @property
+    def pace(self) -> str:
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        return f"{self.rows:,} tokens, {(self.rows - self.first_row) / seconds:,.0f} tokens/s"
+
+
+def _documents(corpora: Sequence[CorpusSettings], seed: int) -> tuple[Iterator[Document], int | None]:
+    """The documents, and how many there are, if that can be known."""
+    documents = read_corpora(corpora, seed)
+    if any(isinstance(c, HubCorpus) for c in corpora):
+        return documents, None
+    whole = list(documents)
+    return iter(whole), len(whole)
+
+
+def _next_chunk(stream: Iterator[Item], settings: HarvestSettings, wanted: int) -> list[Item]:
+    chunk: list[Item] = []
+    rows = 0
+    while rows < min(wanted, settings.chunk_tokens) and (item := next(stream, None)) is not None:
+        chunk.append(item)
+        rows += 0 if item.heldout else item.rows
+    return chunk
+
+
+def _write(
+    model: HookedModel,
+    chunk: list[Item],
+    settings: HarvestSettings,
+    writer: StoreWriter,
+    done: _Done,
+    advance: Advance,
+) -> None:
+    ordered = [i for side in (False, True) for i in chunk if i.heldout == side]
+    sequences = list(chain.from_iterable(i.contexts for i in ordered))
+    documents_of_row = len(chunk) / max(1, sum(i.rows for i in chunk))
+    first_document = chunk[0].number
+
+    def after(rows: int) -> None:
+        before = done.percent
+        done.rows += rows
+        done.document = first_document + round((done.rows - first_row) * documents_of_row)
+        advance(done.percent - before, done.pace)
+
+    first_row = done.rows
+    rows = read(model, sequences, settings.batch_tokens, after)
+    limits = writer.norm_limits
+    if limits is None and (limits := norm_limits(rows, settings)) is not None:
+        writer.set_norm_limits(limits)
+    keep = not_massive(rows, limits)
+    boundary = sum(i.rows for i in ordered if not i.heldout)
+    columns = _columns(sequences)
+    writer.write_chunk(
+        documents=(chunk[0].number, chunk[-1].number + 1),
+        document_records=[
+            {
+                "id": i.number,
+                "split": "heldout" if i.heldout else "train",
+                "label": i.document.label,
+                "source": i.document.source,
+            }
+            for i in chunk
+        ],
+        splits={
+            split: ChunkRows(
+                *(c[part][keep[part]] for c in columns), {layer: x[part][keep[part]] for layer, x in rows.items()}
+            )
+            for split, part in _parts(boundary)
+        },
+        dropped_rows=int((~keep).sum()),
+    )
+
+
+def _parts(boundary: int) -> tuple[tuple[Split, slice], tuple[Split, slice]]:
+    return ("train", slice(None, boundary)), ("heldout", slice(boundary, None))
+
+
+def _columns(sequences: Sequence[Context]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token, document and position of every row."""
+    triples = [
+        (token, c.document, position)
+        for c in sequences
+        for position, (token, keep) in enumerate(zip(c.token_ids, c.keep, strict=True))
+        if keep
+    ]
+    token, document, position = torch.tensor(triples, dtype=torch.int32).reshape(-1, 3).unbind(1)
+    return token, document, position

@@ -1,0 +1,165 @@
+"""The live mode: the language model feeds the shuffle buffer while the autoencoder trains; nothing goes to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.activations.buffer import RollingBuffer
+from sleave.activations.scaling import Moments, Scaling
+from sleave.activations.settings import BufferSettings
+from sleave.base.errors import SleaveError
+from sleave.language.corpora import read_corpora
+from sleave.language.model import HookedModel
+from sleave.language.reading import Item, items, metadata, norm_limits, not_massive, read
+from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
+
+FIRST_ROWS = 32_768  # training rows from which scaling and norm limits are estimated, once
+GROUP_ROWS = 16_384  # rows read at a time, so that contexts of like length can be batched
+
+
+class LiveRows:
+    """A `RowStream` of one side of the split: an endless reading of the text, document after document."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        layer: int,
+        corpora: Sequence[CorpusSettings],
+        settings: HarvestSettings,
+        seed: int,
+        heldout: bool = False,
+    ) -> None:
+        self._model = model
+        self._layer = layer
+        self._corpora = corpora
+        self._settings = settings
+        self._seed = seed
+        self._heldout = heldout
+        self.limits: dict[int, float] | None = None
+        self._pending = torch.empty(0, model.d_in)
+        self._go_to(0)
+
+    def read(self, n: int) -> Float[Tensor, "n d_in"]:
+        """The next n rows, raw, in the model's dtype.
+
+        Raises:
+            SleaveError: the text has no rows on this side of the split.
+        """
+        parts, rows = [self._pending], len(self._pending)
+        while rows < n:
+            if group := self._group():
+                self._document = group[-1].number + 1
+                parts.append(self._rows(group))
+                rows += len(parts[-1])
+            elif self._document == 0:
+                raise SleaveError("The text gives no training rows; give more, or loosen harvest.min_tokens.")
+            else:
+                self._go_to(0)  # the text begins again
+        joined = torch.cat([p for p in parts if len(p)])  # an empty part may have another dtype
+        self._pending = joined[n:].clone()  # of its own, so that the rest of `joined` is let go
+        return joined[:n].clone()
+
+    def once(self) -> Iterator[Float[Tensor, "rows d_in"]]:
+        """All rows of one reading of the text, group by group."""
+        self._go_to(0)
+        while group := self._group():
+            yield self._rows(group)
+
+    def state(self) -> dict[str, Tensor]:
+        """Where in the text it is, and the rows that were read ahead."""
+        return {"document": torch.tensor(self._document), "pending": self._pending}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to where `state` was taken."""
+        self._go_to(int(state["document"]))
+        self._pending = state["pending"]
+
+    def _go_to(self, document: int) -> None:
+        self._document = document
+        documents = read_corpora(self._corpora, self._seed)
+        self._items = items(documents, self._model, self._settings, self._seed, document)
+
+    def _group(self) -> list[Item]:
+        group: list[Item] = []
+        rows = 0
+        for item in self._items:
+            if item.heldout == self._heldout and item.rows:
+                group.append(item)
+                rows += item.rows
+                if rows >= GROUP_ROWS:
+                    break
+        return group
+
+    def _rows(self, group: list[Item]) -> Tensor:
+        sequences = list(chain.from_iterable(i.contexts for i in group))
+        rows = read(self._model, sequences, self._settings.batch_tokens)
+        x = rows[self._layer][not_massive(rows, self.limits)]
+        if not bool(x.isfinite().all()):
+            raise SleaveError(
+                f"Layer {self._layer} gives NaN or infinite activations. Run the model in float32 or bfloat16 "
+                "(model.dtype), and check that its weights are intact."
+            )
+        return x
+
+
+class LiveSource:
+    """Batches straight from the language model (an `ActivationSource`)."""
+
+    def __init__(
+        self,
+        model: ModelSettings,
+        corpora: Sequence[CorpusSettings],
+        settings: HarvestSettings,
+        buffer: BufferSettings,
+        layer: int,
+        seed: int,
+    ) -> None:
+        hooked = HookedModel.load(model.model_copy(update={"layers": (layer,)}))
+        self.d_in = hooked.d_in
+        self.num_train_rows: int | None = None
+        self.metadata: dict[str, Any] = {
+            **metadata(hooked, corpora, settings),
+            "hook_name": f"blocks.{layer}.hook_resid_post",
+            "hook_layer": layer,
+        }
+        self._train = LiveRows(hooked, layer, corpora, settings, seed)
+        self._heldout = LiveRows(hooked, layer, corpora, settings, seed, heldout=True)
+        first = self._train.read(FIRST_ROWS)
+        limits = norm_limits({layer: first}, settings)
+        self._train.limits = self._heldout.limits = limits
+        self._first = first[not_massive({layer: first}, limits)]
+        moments = Moments.empty(self.d_in)
+        moments.update(self._first)
+        self.scaling = Scaling.from_moments(moments, buffer.scaling)
+        self._train.restore({"document": torch.tensor(0), "pending": first[:0]})  # training begins at the beginning
+        rows = settings.context_length
+        self._buffer = RollingBuffer(
+            self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, buffer.batch_contexts * rows, seed
+        )
+
+    def next_batch(self) -> Float[Tensor, "batch d_in"]:
+        """The next training batch: float32, scaled."""
+        return self.scaling.apply(self._buffer.next_batch().float())
+
+    def sample(self, n: int) -> Float[Tensor, "n d_in"]:
+        """Training rows, float32 and scaled, the same at every call; at most those that were read first."""
+        return self.scaling.apply(self._first[:n].float())
+
+    def heldout(self, batch_size: int) -> Iterator[Float[Tensor, "batch d_in"]]:
+        """Held-out rows, float32 and raw."""
+        for rows in self._heldout.once():
+            yield from rows.float().split(batch_size)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next batches depend on."""
+        return self._buffer.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to where `state` was taken."""
+        self._buffer.restore(state)

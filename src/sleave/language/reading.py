@@ -1,0 +1,118 @@
+"""Rows of activations out of documents: what harvesting and the live mode share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sleave.language.contexts import Context, contexts, is_heldout
+from sleave.language.corpora import Document
+from sleave.language.model import HookedModel
+from sleave.language.settings import CorpusSettings, FileCorpus, HarvestSettings, ModelSettings
+
+
+@dataclass(frozen=True)
+class Item:
+    """A document with its number, its side of the split, and the contexts it was cut into."""
+
+    number: int
+    document: Document
+    heldout: bool
+    contexts: tuple[Context, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(c.num_kept for c in self.contexts)
+
+
+def items(
+    documents: Iterable[Document], model: HookedModel, settings: HarvestSettings, seed: int, start: int = 0
+) -> Iterator[Item]:
+    """Documents from number `start` on, cut into contexts. One that gives no context is still an item."""
+    size = 512  # documents that the tokenizer gets at once
+    numbered: list[tuple[int, Document]] = []
+
+    def cut() -> Iterator[Item]:
+        by_document: dict[int, list[Context]] = {number: [] for number, _ in numbered}
+        for context in contexts(numbered, model, settings):
+            by_document[context.document].append(context)
+        for number, document in numbered:
+            heldout = is_heldout(document, settings.heldout_fraction, seed)
+            yield Item(number, document, heldout, tuple(by_document[number]))
+
+    for number, document in enumerate(documents):
+        if number < start:
+            continue
+        numbered.append((number, document))
+        if len(numbered) == size:
+            yield from cut()
+            numbered = []
+    yield from cut()
+
+
+def read(
+    model: HookedModel,
+    sequences: Sequence[Context],
+    batch_tokens: int,
+    advance: Callable[[int], None] = lambda tokens: None,
+) -> dict[int, Tensor]:
+    """Run contexts through the model: for each layer (rows, d_in), in the order of the contexts.
+
+    Args:
+        model: the language model.
+        sequences: the contexts.
+        batch_tokens: tokens at once, padding included.
+        advance: told the number of rows after each batch.
+    """
+    counts = [c.num_kept for c in sequences]
+    offsets = [0, *accumulate(counts)]
+    rows: dict[int, Tensor] = {}
+    for batch in model.batches(sequences, batch_tokens):
+        for layer, x in model.activations([sequences[i] for i in batch]).items():
+            if layer not in rows:
+                rows[layer] = torch.empty(offsets[-1], model.d_in, dtype=x.dtype)
+            for i, part in zip(batch, x.split([counts[i] for i in batch]), strict=True):
+                rows[layer][offsets[i] : offsets[i + 1]] = part
+        advance(sum(counts[i] for i in batch))
+    return rows or {layer: torch.empty(0, model.d_in) for layer in model.layers}
+
+
+def norm_limits(rows: Mapping[int, Tensor], settings: HarvestSettings) -> dict[int, float] | None:
+    """For each layer, the norm above which a row is massive: max_norm_ratio times the median of these rows."""
+    if settings.max_norm_ratio is None:
+        return None
+    return {layer: settings.max_norm_ratio * float(x.float().norm(dim=1).median()) for layer, x in rows.items()}
+
+
+def not_massive(rows: Mapping[int, Tensor], limits: Mapping[int, float] | None) -> Tensor:
+    """(rows,) whether each row is within the limits at every layer."""
+    keep = torch.ones(len(next(iter(rows.values()))), dtype=torch.bool)
+    for layer, limit in (limits or {}).items():
+        keep &= rows[layer].float().norm(dim=1) <= limit
+    return keep
+
+
+def metadata(model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings) -> dict[str, Any]:
+    """The model and text in the words of SAELens's cfg.json."""
+    names = [", ".join(c.paths) if isinstance(c, FileCorpus) else c.name for c in corpora]
+    return {
+        "model_name": model.name,
+        "model_revision": model.revision,
+        "dataset_path": ", ".join(names),
+        "context_size": settings.context_length,
+        "prepend_bos": model.bos_id is not None,
+    }
+
+
+def specification(
+    model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int
+) -> dict[str, Any]:
+    """What decides which rows there are: the same specification gives the same rows."""
+    how = settings.model_dump(mode="json", exclude={"store", "batch_tokens"})
+    which = model.model_dump(mode="json", exclude={"device", "layers"})
+    return {"seed": seed, "model": which, "corpus": [c.model_dump(mode="json") for c in corpora], "harvest": how}

@@ -1,0 +1,45 @@
+"""What every penalty offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+from sleave.dependence.pairs import Pairs
+
+
+class Penalty(ABC):
+    """A scalar to add to the loss: `loss = loss + penalty(acts)`.
+
+    Attributes:
+        weight: what the sum over pairs is multiplied by.
+        pairs: the pairs of the last call that were pushed apart, sorted by score; None before the first call, and
+            for a penalty that takes all pairs.
+    """
+
+    def __init__(self, weight: float) -> None:
+        if not weight >= 0:
+            raise SleaveError(f"`weight` (= {weight}) must be at least 0.")
+        self.weight = weight
+        self.pairs: Pairs | None = None
+
+    @abstractmethod
+    def __call__(
+        self, acts: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_in"] | None = None
+    ) -> Float[Tensor, ""]:
+        """The penalty of a batch of codes; `W_dec` is for penalties on decoder directions and may be left out."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """Numbers that say what the last call did, for the log."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on as if never stopped (nothing, for a penalty without memory)."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` returned."""
+        assert not state

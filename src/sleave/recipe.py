@@ -1,0 +1,72 @@
+"""A recipe: one TOML file that names everything a run needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from sleave.activations.settings import BufferSettings
+from sleave.base.files import read_toml
+from sleave.base.settings import parse
+from sleave.evaluation.settings import EvaluationSettings
+from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
+from sleave.training.settings import RunSettings
+
+
+class Recipe(RunSettings):
+    """Everything a run needs: model, text, activations, autoencoder, constraint, training, evaluation."""
+
+    model: ModelSettings
+    corpus: Annotated[tuple[CorpusSettings, ...], Field(min_length=1)]
+    """The text: one or more of packaged, hub and file corpora (on the command line as JSON)."""
+    harvest: HarvestSettings = HarvestSettings()
+    buffer: BufferSettings = BufferSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    layer: int | None = None
+    """Which of model.layers to train on; all of them, each in a folder of its own, when absent."""
+
+    @model_validator(mode="after")
+    def _layer_is_read(self) -> Recipe:
+        if self.layer is not None and self.layer not in self.model.layers:
+            raise ValueError(f"layer (= {self.layer}) must be one of model.layers (= {list(self.model.layers)})")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """As TOML has it: nested, without what is not set."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe and change some of it.
+
+    Args:
+        path: the TOML file.
+        overrides: nested values that replace the file's. A section whose `kind` changes begins from that kind's
+            defaults, since the file's other values were meant for another kind.
+
+    Raises:
+        SleaveError: the file is missing or not TOML; or lists all mistakes in it, each with its key path.
+    """
+    return recipe_from(read_toml(Path(path)), overrides or {}, where=f"The recipe `{path}`")
+
+
+def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str) -> Recipe:
+    """A recipe from nested values; see `load_recipe`."""
+    return parse(Recipe, merged(values, overrides), where=where + (" with its overrides" if overrides else ""))
+
+
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `overrides` laid over them, section by section."""
+    result = dict(values)
+    for key, value in overrides.items():
+        section = result.get(key)
+        if not isinstance(value, Mapping) or not isinstance(section, Mapping):
+            result[key] = value
+        elif value.get("kind", section.get("kind")) != section.get("kind"):
+            result[key] = dict(value)
+        else:
+            result[key] = merged(section, value)
+    return result

@@ -1,0 +1,1 @@
+"""One step; the loop; schedules; checkpoints; the run directory."""

@@ -1,0 +1,91 @@
+"""Everything a run needs to go on as if never stopped, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sleave.activations.source import ActivationSource
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.files import load_tensors, save_tensors
+from sleave.training.step import Stepper
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: updates done.
+        rows: training rows seen.
+        since_fired: (d_sae,) rows since each feature last fired.
+    """
+
+    since_fired: Tensor
+    step: int = 0
+    rows: int = 0
+
+
+def write_checkpoint(path: Path, stepper: Stepper, source: ActivationSource, progress: Progress) -> None:
+    """Write a checkpoint atomically: the former one stays until this one is whole."""
+    tensors = {f"sae.{n}": t for n, t in stepper.sae.state_dict().items()}
+    tensors |= _optimizer_tensors(stepper)
+    tensors |= {f"source.{n}": t for n, t in source.state().items()}
+    tensors |= {f"penalty.{n}": t for n, t in (stepper.penalty.state() if stepper.penalty else {}).items()}
+    tensors |= {"since_fired": progress.since_fired, "rng.cpu": torch.get_rng_state()}
+    if stepper.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(stepper.device)
+    state = {"step": progress.step, "rows": progress.rows, "scaler": stepper.scaler.state_dict()}
+    state["skipped"] = stepper.skipped
+    save_tensors(path, tensors, {"state": json.dumps(state)})
+
+
+def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> Progress:
+    """Put a checkpoint back into a freshly built run.
+
+    Raises:
+        SleaveError: the file is truncated or altered.
+    """
+    tensors, metadata = load_tensors(path)
+    state: dict[str, Any] = json.loads(metadata["state"])
+    stepper.sae.load_state_dict(_under(tensors, "sae."))
+    _restore_optimizer(stepper, tensors)
+    if state["scaler"]:
+        stepper.scaler.load_state_dict(state["scaler"])
+    stepper.skipped = state["skipped"]
+    source.restore(_under(tensors, "source."))
+    if stepper.penalty is not None:
+        stepper.penalty.restore({n: t.to(stepper.device) for n, t in _under(tensors, "penalty.").items()})
+    torch.set_rng_state(tensors["rng.cpu"])
+    if stepper.device.type == "cuda" and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"], stepper.device)
+    return Progress(tensors["since_fired"].to(stepper.device), state["step"], state["rows"])
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _parameters(sae: SparseAutoencoder) -> list[str]:
+    return [name for name, _ in sae.named_parameters()]  # the optimizer numbers them in this order
+
+
+def _optimizer_tensors(stepper: Stepper) -> dict[str, Tensor]:
+    names = _parameters(stepper.sae)
+    moments = stepper.optimizer.state_dict()["state"]
+    return {f"optimizer.{names[n]}.{key}": t for n, parts in moments.items() for key, t in parts.items()}
+
+
+def _restore_optimizer(stepper: Stepper, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for n, name in enumerate(_parameters(stepper.sae)):
+        if parts := _under(tensors, f"optimizer.{name}."):
+            state[n] = parts
+    whole = stepper.optimizer.state_dict()
+    stepper.optimizer.load_state_dict({**whole, "state": state})

@@ -1,0 +1,52 @@
+"""Ctrl-C and SIGTERM asked for, not suffered: the loop finishes its step, saves, and then stops."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """A run that stopped because it was asked to, after saving.
+
+    Attributes:
+        signal_number: which signal asked; the exit status is 128 more.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """The signal that asked to stop, if one did."""
+
+    signal_number: int | None = None
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Within the block, SIGINT and SIGTERM only set the request; a second one acts as it always does."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may set handlers
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.signal_number = number
+        _set_all(former)
+
+    def _set_all(handlers: Mapping[signal.Signals, Any]) -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    _set_all(dict.fromkeys(former, ask))
+    try:
+        yield request
+    finally:
+        _set_all(former)

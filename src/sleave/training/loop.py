@@ -1,0 +1,142 @@
+"""Training from the first step, or from the last checkpoint, to a saved autoencoder."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sleave.activations.source import ActivationSource
+from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
+from sleave.autoencoder.saving import fold, save
+from sleave.base.device import choose_device
+from sleave.base.environment import peak_memory
+from sleave.base.progress import progress, say
+from sleave.penalties.penalty import Penalty
+from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
+from sleave.training.interruption import Interrupted, stop_on_signal
+from sleave.training.run import RunDirectory
+from sleave.training.schedules import learning_rate, warmup
+from sleave.training.settings import RunSettings
+from sleave.training.step import Stepper, StepResult
+from sleave.training.trackers import Logger, open_trackers
+
+ACTIVE = 1e-6  # mean activation above which a feature counts as active (Top-k feature decorrelation, 5.3)
+LAST_STEPS = 100  # the papers report averages over the last 100 steps
+
+
+def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) -> dict[str, Any]:
+    """Train an autoencoder in a run directory that has begun; goes on from its checkpoint if there is one.
+
+    Returns:
+        the summary that also goes to results.json under `training`.
+
+    Raises:
+        SleaveError: the loss or the activations are not finite, the disk is full, ...; the last checkpoint stays.
+        Interrupted: a signal asked to stop; everything is saved.
+    """
+    stepper = _build(settings, source)
+    done = Progress(torch.zeros(stepper.sae.d_sae, dtype=torch.int64, device=stepper.device))
+    if run.checkpoint_file.is_file():
+        done = read_checkpoint(run.checkpoint_file, stepper, source)
+        say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
+    _steps(settings, source, run, stepper, done)
+    run.save_scaling(source.scaling)
+    save(
+        fold(stepper.sae, source.scaling.shift, source.scaling.scale),
+        run.sae,
+        {**source.metadata, "training_tokens": done.rows},
+    )
+    summary = _summary(run, stepper)
+    run.add_results("training", summary)
+    return summary
+
+
+def _build(settings: RunSettings, source: ActivationSource) -> Stepper:
+    device = choose_device(settings.training.device)
+    torch.manual_seed(settings.seed)
+    rows = NUM_SAMPLES if source.num_train_rows is None else min(NUM_SAMPLES, source.num_train_rows)
+    generator = torch.Generator().manual_seed(settings.seed)
+    sae = initial_autoencoder(settings.autoencoder, source.sample(rows).to(device), generator)
+    penalty: Penalty | None = settings.constraint.build()
+    return Stepper(sae, settings.optimizer, settings.training, penalty)
+
+
+def _steps(
+    settings: RunSettings, source: ActivationSource, run: RunDirectory, stepper: Stepper, done: Progress
+) -> None:
+    steps = settings.training.steps
+    loggers: list[Logger] = [
+        run.open_metrics(done.step),
+        *open_trackers(settings.training.trackers, run, done.step),
+    ]
+    try:
+        with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as advance:
+            while done.step < steps:
+                began = time.perf_counter()
+                x = source.next_batch().to(stepper.device)
+                lr = learning_rate(settings.optimizer, done.step, steps)
+                result = stepper.step(
+                    x,
+                    lr=lr,
+                    sparsity_weight=settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps),
+                    constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
+                )
+                done.step += 1
+                done.rows += len(x)
+                done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
+                record = _record(result, stepper, done, settings.training.dead_after_tokens)
+                record |= {"lr": lr, "seconds": time.perf_counter() - began}
+                for logger in loggers:
+                    logger.log(record)
+                advance(1, f"loss {record['loss']:.4g}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}")
+                stop = request.signal_number
+                if done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None:
+                    write_checkpoint(run.checkpoint_file, stepper, source, done)
+                if stop is not None and done.step < steps:
+                    raise Interrupted(
+                        stop, f"Stopped at step {done.step} of {steps} and saved. The same command goes on from there."
+                    )
+    finally:
+        for logger in loggers:
+            logger.close()
+
+
+def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: int) -> dict[str, float]:
+    record: dict[str, float] = {
+        "step": done.step,
+        "rows": done.rows,
+        "loss": result.loss,
+        "mse": result.mse,
+        "fvu": result.mse / max(result.variance, 1e-30),
+        "l1": result.l1,
+        "l0": float(result.fired.sum()) / result.rows,
+        "constraint": result.constraint,
+        "active": int((result.mean_act > ACTIVE).sum()),
+        "dead": int((done.since_fired >= dead_after).sum()),
+    }
+    if stepper.scaler.is_enabled():
+        record |= {"loss_scale": stepper.scaler.get_scale(), "updated": int(result.updated)}
+    if stepper.penalty is not None:
+        record |= {f"constraint_{name}": value for name, value in stepper.penalty.figures().items()}
+    return record
+
+
+def _summary(run: RunDirectory, stepper: Stepper) -> dict[str, Any]:
+    metrics: list[Mapping[str, float]] = list(run.metrics())
+    last = metrics[-LAST_STEPS:]
+    numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "lr")]
+    averages = {name: statistics.fmean(m[name] for m in last if name in m) for name in numbers}
+    return {
+        "steps": metrics[-1]["step"],
+        "rows": metrics[-1]["rows"],
+        "seconds": sum(m["seconds"] for m in metrics),
+        "seconds_per_step": statistics.median(m["seconds"] for m in metrics),
+        "peak_memory_bytes": peak_memory(),
+        "d_in": stepper.sae.d_in,
+        "d_sae": stepper.sae.d_sae,
+        f"last_{min(LAST_STEPS, len(last))}_steps": averages,
+    }

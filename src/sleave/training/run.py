@@ -1,0 +1,126 @@
+"""A run directory: everything about one run, in files that are whole or absent.
+
+config.toml               the resolved settings
+environment.json          versions and machine
+metrics.jsonl             one line per step
+checkpoint.safetensors    where to go on
+sae/                      the autoencoder of raw activations, in SAELens's format
+scaling.safetensors       the map from raw activations to those it was trained on
+results.json              summary of the training, and the evaluation
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import tomli_w
+
+from sleave.activations.scaling import Scaling
+from sleave.base.environment import environment
+from sleave.base.errors import SleaveError
+from sleave.base.files import load_tensors, read_json, read_toml, save_tensors, write_json, write_text
+from sleave.base.settings import differences
+
+RESULTS_SCHEMA = 1
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.toml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.results_file = self.path / "results.json"
+        self.scaling_file = self.path / "scaling.safetensors"
+        self.sae = self.path / "sae"
+
+    @property
+    def started(self) -> bool:
+        return self.config_file.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended; its results are the last thing it writes."""
+        return self.results_file.is_file() and "training" in self.results()
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the directory, or check that it holds a run of the same settings.
+
+        Raises:
+            SleaveError: it holds something else, or a run of other settings.
+        """
+        if self.started:
+            if lines := differences(self.config(), config):
+                raise SleaveError(
+                    f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
+                    "Choose another --out, delete that folder, or give its own settings to go on with it."
+                )
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise SleaveError(f"`{self.path}` is not empty and not a run (no config.toml). Choose another --out.")
+        write_text(self.config_file, tomli_w.dumps(dict(config)))
+        write_json(self.path / "environment.json", environment())
+
+    def config(self) -> dict[str, Any]:
+        """The resolved settings.
+
+        Raises:
+            SleaveError: this is no run directory.
+        """
+        if not self.started:
+            raise SleaveError(f"`{self.path}` is not a run directory: it has no config.toml. Make one: `sleave train`.")
+        return read_toml(self.config_file)
+
+    def results(self) -> dict[str, Any]:
+        """What results.json holds so far."""
+        results: dict[str, Any] = read_json(self.results_file) if self.results_file.is_file() else {}
+        return results
+
+    def add_results(self, part: str, values: Mapping[str, Any]) -> None:
+        """Add or replace one part of results.json."""
+        head = {"schema": RESULTS_SCHEMA, "environment": environment()}
+        write_json(self.results_file, {**head, **self.results(), part: dict(values)})
+
+    def save_scaling(self, scaling: Scaling) -> None:
+        """Keep the map from raw activations to those trained on."""
+        save_tensors(self.scaling_file, {"shift": scaling.shift, "scale": scaling.scale})
+
+    def scaling(self) -> Scaling:
+        """The map from raw activations to those trained on."""
+        tensors, _ = load_tensors(self.scaling_file)
+        return Scaling(tensors["shift"], tensors["scale"])
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The metrics of every step; a last line cut short by a kill is left out."""
+        if self.metrics_file.is_file():
+            with self.metrics_file.open(encoding="utf-8") as lines:
+                for line in lines:
+                    if line.endswith("\n"):
+                        yield json.loads(line)
+
+    def open_metrics(self, step: int) -> MetricsLog:
+        """Go on with metrics.jsonl after `step` updates; later lines are of a run that was killed, and dropped."""
+        kept = "".join(json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step)
+        write_text(self.metrics_file, kept)
+        return MetricsLog(self.metrics_file)
+
+
+class MetricsLog:
+    """Appends one JSON line per step."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line."""
+        self._file.write(json.dumps(dict(record), allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,80 @@
+"""Settings of training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sleave.autoencoder.settings import AutoencoderSettings
+from sleave.base.settings import DType, Settings
+from sleave.penalties.settings import ConstraintSettings, SelectiveConstraint
+
+
+class SparsitySettings(Settings):
+    """The term that keeps codes sparse."""
+
+    kind: Literal["l1"] = "l1"
+    """`l1`: weight times the sum of the codes over d_sae, averaged over rows."""
+    weight: float = Field(default=0.04, ge=0)
+    """What the L1 norm is multiplied by (the paper's lambda_1)."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """The weight rises linearly from 0 over so many steps."""
+
+
+class OptimizerSettings(Settings):
+    """How weights are updated."""
+
+    kind: Literal["adam", "adamw"] = "adam"
+    """`adam`, or `adamw` with decoupled weight decay."""
+    lr: float = Field(default=3e-4, gt=0)
+    """Learning rate, after warm-up and before decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay; only for `adamw`."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate goes on after warm-up: stays, or falls to 0 at the last step."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """The learning rate rises linearly from 0 over so many steps."""
+
+
+class TrainingSettings(Settings):
+    """How long, how exactly, and how safely."""
+
+    steps: int = Field(default=1000, ge=1)
+    """How many updates."""
+    precision: DType = "bfloat16"
+    """Autocast dtype of the matrix products; weights and optimizer stay in float32. `float16` scales the loss
+    dynamically (growth factor 2.0), as the paper did."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
+    decoder_gradient: Literal["projected", "plain"] = "projected"
+    """Decoder rows are scaled to norm one after every update. `projected` first takes out of their gradient what
+    points along the row, which scaling would undo but Adam's moments would remember; `plain` does not, as the paper."""
+    accumulation: int = Field(default=1, ge=1)
+    """Split each batch into so many parts to save memory. The constraint then sees a part at a time and is averaged
+    over them; it must divide the batch."""
+    gradient_checkpointing: bool = False
+    """Compute codes again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """Compile encoder and decoder with torch.compile (needs a C++ compiler)."""
+    dead_after_tokens: int = Field(default=100_000, ge=1)
+    """A feature that has not fired in so many training rows counts as dead."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Write a checkpoint every so many steps; one is also written on Ctrl-C, SIGTERM and at the end."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Send the metrics of every step to these too. metrics.jsonl is always written."""
+
+
+class RunSettings(Settings):
+    """Everything that training itself depends on; where the activations come from is the recipe's."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of everything random. The same seed on the same machine gives the same weights to the bit."""
+    autoencoder: AutoencoderSettings
+    sparsity: SparsitySettings = SparsitySettings()
+    constraint: ConstraintSettings = SelectiveConstraint()
+    """What keeps features apart."""
+    optimizer: OptimizerSettings = OptimizerSettings()
+    training: TrainingSettings = TrainingSettings()

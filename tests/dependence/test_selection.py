@@ -1,0 +1,148 @@
+"""Selection against brute force over every pair."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sleave.base.errors import SleaveError
+from sleave.dependence import selection
+from sleave.dependence.correlation import pair_correlation, unit_columns
+from sleave.dependence.selection import top_pairs
+from sleave.dependence.window import Window
+
+
+def brute_force(acts, top, measure="cosine", min_coactivations=0):
+    """Sort every pair by (-|C|, i, j) and take the first; C by the library's own sum, so that ties are ties."""
+    unit, _ = unit_columns(acts, measure)
+    every = torch.tensor(list(combinations(range(acts.shape[1]), 2)))
+    score = pair_correlation(unit, every[:, 0], every[:, 1]).abs()
+    fires = (acts > 0).double()
+    together = (fires.T @ fires)[every[:, 0], every[:, 1]]
+    allowed = [k for k in range(len(every)) if together[k] >= min_coactivations]
+    allowed.sort(key=lambda k: (-float(score[k]), *every[k].tolist()))
+    chosen = allowed[: max(1, round(top * len(every)))]
+    if min_coactivations:
+        chosen = [k for k in chosen if score[k] > 0]
+    return [(*every[k].tolist(), float(score[k])) for k in chosen]
+
+
+def as_list(pairs):
+    return list(zip(pairs.i.tolist(), pairs.j.tolist(), pairs.score.tolist(), strict=True))
+
+
+def random_codes(seed, rows, d_sae, density, whole=False):
+    g = torch.Generator().manual_seed(seed)
+    fires = torch.rand(rows, d_sae, generator=g) < density
+    size = torch.randint(1, 4, (rows, d_sae), generator=g).float() if whole else torch.rand(rows, d_sae, generator=g)
+    return fires * size
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 40),
+    d_sae=st.integers(2, 30),
+    density=st.sampled_from([0.0, 0.03, 0.2, 1.0]),
+    whole=st.booleans(),  # small whole numbers make many exact ties
+    top=st.sampled_from([0.001, 0.05, 0.3, 1.0]),
+    measure=st.sampled_from(["cosine", "pearson"]),
+    screen=st.sampled_from([torch.float32, torch.bfloat16]),
+    min_coactivations=st.sampled_from([0, 1, 3]),
+)
+def test_equals_brute_force(seed, rows, d_sae, density, whole, top, measure, screen, min_coactivations):
+    acts = random_codes(seed, rows, d_sae, density, whole)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "TILE", 8)  # many tiles, ragged at the edge
+        chosen = top_pairs(acts, top, measure=measure, min_coactivations=min_coactivations, screen=screen)
+    assert as_list(chosen) == brute_force(acts, top, measure, min_coactivations)
+
+
+@pytest.mark.parametrize("measure", ["cosine", "pearson"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_bf16_tiles_choose_what_float32_tiles_choose(measure, signed):
+    acts = random_codes(0, 512, 1500, 0.05) - (0.02 if signed else 0.0)
+    exact, fast = (top_pairs(acts, measure=measure, screen=s) for s in (torch.float32, torch.bfloat16))
+    assert as_list(exact) == as_list(fast)
+
+
+def test_scores_agree_with_numpy():
+    acts = random_codes(1, 200, 40, 0.3)
+    pairs = top_pairs(acts, 1.0, measure="pearson")
+    truth = np.abs(np.corrcoef(acts.double().numpy().T))
+    np.testing.assert_allclose(pairs.score, truth[pairs.i, pairs.j], atol=2e-6)
+    cosine = top_pairs(acts, 1.0)
+    f = acts.double().numpy()
+    truth = f.T @ f / np.outer(np.linalg.norm(f, axis=0), np.linalg.norm(f, axis=0))
+    np.testing.assert_allclose(cosine.score, truth[cosine.i, cosine.j], atol=2e-6)
+
+
+def test_zeros_count_and_ties_go_to_the_first_pair():
+    acts = torch.zeros(4, 5)
+    acts[:, 3] = acts[:, 4] = 1
+    assert as_list(top_pairs(acts, 0.3)) == [(3, 4, 1.0), (0, 1, 0.0), (0, 2, 0.0)]
+
+
+def test_a_constant_feature_has_no_pearson_correlation():
+    acts = torch.rand(50, 3)
+    acts[:, 1] = 3.3
+    pairs = top_pairs(acts, 1.0, measure="pearson")
+    assert [s for i, j, s in as_list(pairs) if 1 in (i, j)] == [0, 0]
+
+
+def test_min_coactivations_drops_the_accidental_pair():
+    acts = torch.zeros(100, 4)
+    acts[0, 0] = acts[0, 1] = 1  # fire once, together: C = 1
+    acts[10:40, 2] = acts[20:50, 3] = 1
+    assert as_list(top_pairs(acts, 0.1))[0][:2] == (0, 1)
+    assert [p[:2] for p in as_list(top_pairs(acts, 0.1, min_coactivations=5))] == [(2, 3)]
+
+
+def test_autocast_outside_does_not_change_the_choice():
+    acts = random_codes(3, 256, 300, 0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = top_pairs(acts, 0.01, screen=torch.float32)
+    assert as_list(inside) == as_list(top_pairs(acts, 0.01, screen=torch.float32))
+
+
+def test_permuting_features_permutes_the_choice():
+    acts = random_codes(4, 128, 60, 0.3)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    plain = {(i, j) for i, j, _ in as_list(top_pairs(acts, 0.05))}
+    moved = {tuple(sorted((int(order[i]), int(order[j])))) for i, j, _ in as_list(top_pairs(acts[:, order], 0.05))}
+    assert moved == plain
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_refuses_what_is_not_finite(bad):
+    acts = torch.rand(8, 4)
+    acts[2, 1] = bad
+    with pytest.raises(SleaveError, match="NaN or infinite values in 1 of 4 features"):
+        top_pairs(acts)
+
+
+def test_window_pools_numerators_and_norms_separately():
+    batches = [random_codes(s, 30, 12, 0.3) for s in range(4)]
+    window = Window(3)
+    for batch in batches[:-1]:
+        window.push(batch)
+    stacked = window.stack(batches[-1])
+    assert torch.equal(stacked, torch.cat(batches[1:]))
+    numerator = sum(b.T @ b for b in batches[1:])
+    norm = sum(b.square().sum(0) for b in batches[1:]).sqrt()
+    pooled = (numerator / norm[:, None] / norm).nan_to_num()
+    for i, j, score in as_list(top_pairs(stacked, 1.0)):
+        assert score == pytest.approx(float(pooled[i, j]), abs=1e-6)
+
+
+def test_window_state_goes_on_as_if_never_stopped():
+    window = Window(3)
+    for seed in range(5):
+        window.push(random_codes(seed, 6, 5, 0.3))
+    copy = Window(3)
+    copy.restore(window.state())
+    last = random_codes(9, 6, 5, 0.3)
+    assert torch.equal(copy.stack(last), window.stack(last))
