@@ -1,3 +1,94 @@
-"""sleave: sparse autoencoders whose features do not say the same thing twice."""
+"""sleave: sparse autoencoders whose features do not say the same thing twice.
+
+import sleave
+
+sae = sleave.load("runs/mine")                 # an autoencoder of raw activations
+acts = sae.encode(x)                           # (batch, d_sae)
+
+penalty = sleave.SelectiveOrthogonality()      # in any training loop
+loss = loss + penalty(acts)
+
+recipe = sleave.load_recipe("recipes/quickstart.toml", {"constraint": {"weight": 0.2}})
+runs = sleave.train(recipe, "runs/mine")       # what `sleave train` does
+results = sleave.evaluate(runs[0])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from sleave.activations.scaling import Scaling
+    from sleave.activations.store import Store
+    from sleave.autoencoder.model import SparseAutoencoder
+    from sleave.autoencoder.saving import fold, load, save
+    from sleave.base.errors import SleaveError
+    from sleave.dependence.pairs import Pairs
+    from sleave.dependence.selection import top_pairs
+    from sleave.evaluation.evaluate import evaluate_rows
+    from sleave.jobs import evaluate, harvest, train
+    from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
+    from sleave.penalties.penalty import Penalty
+    from sleave.recipe import Recipe, load_recipe
+    from sleave.training.run import RunDirectory
+
+# Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
+_HOME = {
+    "FullOrthogonality": "penalties.orthogonality",
+    "Pairs": "dependence.pairs",
+    "Penalty": "penalties.penalty",
+    "Recipe": "recipe",
+    "RunDirectory": "training.run",
+    "Scaling": "activations.scaling",
+    "SelectiveOrthogonality": "penalties.orthogonality",
+    "SleaveError": "base.errors",
+    "SparseAutoencoder": "autoencoder.model",
+    "Store": "activations.store",
+    "evaluate": "jobs",
+    "evaluate_rows": "evaluation.evaluate",
+    "fold": "autoencoder.saving",
+    "harvest": "jobs",
+    "load": "autoencoder.saving",
+    "load_recipe": "recipe",
+    "save": "autoencoder.saving",
+    "top_pairs": "dependence.selection",
+    "train": "jobs",
+}
+
+__all__ = [
+    "FullOrthogonality",
+    "Pairs",
+    "Penalty",
+    "Recipe",
+    "RunDirectory",
+    "Scaling",
+    "SelectiveOrthogonality",
+    "SleaveError",
+    "SparseAutoencoder",
+    "Store",
+    "evaluate",
+    "evaluate_rows",
+    "fold",
+    "harvest",
+    "load",
+    "load_recipe",
+    "save",
+    "top_pairs",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sleave' has no attribute {name!r}")
+    home = import_module(f"sleave.{_HOME[name]}")
+    value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

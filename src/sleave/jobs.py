@@ -10,7 +10,7 @@ from sleave.activations.store import Store
 from sleave.autoencoder.saving import load
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
-from sleave.evaluation.evaluate import evaluate as evaluate_rows
+from sleave.evaluation.evaluate import evaluate_rows
 from sleave.recipe import Recipe, recipe_from
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory

@@ -52,7 +52,7 @@ def test_sae_lens_opens_what_we_save(sae, raw, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")
     folded = fold(sae, raw.mean(0), 1 / raw.std(0))
     save(folded, tmp_path, {"model_name": "m", "hook_name": "blocks.1.hook_resid_post"})
-    theirs, ours = sae_lens.SAE.load_from_disk(tmp_path), load(tmp_path)
+    theirs, ours = sae_lens.SAE.load_from_disk(tmp_path).requires_grad_(False), load(tmp_path)
     codes = theirs.encode(raw)
     assert float((ours.encode(raw) - codes).norm() / codes.norm()) < 1e-6
     assert float((ours(raw) - theirs(raw)).norm() / raw.norm()) < 1e-6

@@ -116,6 +116,15 @@ def test_permuting_features_permutes_the_choice():
     assert moved == plain
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (6, 2), (5, 5)])
+@pytest.mark.parametrize("measure", ["cosine", "pearson"])
+def test_the_codes_are_left_as_they_are(shape, measure):
+    acts = random_codes(0, *shape, 0.8)
+    before = acts.clone()
+    top_pairs(acts, 0.5, measure=measure)
+    assert torch.equal(acts, before)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_refuses_what_is_not_finite(bad):
     acts = torch.rand(8, 4)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import sleave.penalties.orthogonality as orthogonality
 from sleave.base.errors import SleaveError
+from sleave.dependence.correlation import check_measure
 from sleave.dependence.selection import top_pairs
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.pairwise import pair_penalty
@@ -152,9 +153,13 @@ def test_bf16_codes_give_a_bf16_gradient():
         ({"weight": -1}, r"`weight` \(= -1\)"),
         ({"refresh": 0}, r"`refresh` \(= 0\)"),
         ({"window": 0}, r"`window` \(= 0\)"),
-        ({"measure": "spearman"}, "'spearman'"),
     ],
 )
-def test_refuses(arguments, message):
+def test_refuses_a_number_out_of_range(arguments, message):
     with pytest.raises(SleaveError, match=message):
         SelectiveOrthogonality(**arguments)
+
+
+def test_refuses_an_unknown_measure():
+    with pytest.raises(SleaveError, match=r"`measure` \(= 'spearman'\) must be one of 'cosine', 'pearson'"):
+        check_measure("spearman")

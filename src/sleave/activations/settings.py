@@ -11,13 +11,13 @@ from sleave.base.settings import Settings
 class BufferSettings(Settings):
     """The rolling shuffle buffer and the scaling of its rows; a context is one sequence of `context_length` tokens."""
 
-    batch_contexts: int = Field(32, ge=1)
+    batch_contexts: int = Field(default=32, ge=1)
     """Batch size in contexts: a batch has batch_contexts x context_length rows (tokens)."""
 
-    buffer_contexts: int = Field(2048, ge=1)
+    buffer_contexts: int = Field(default=2048, ge=1)
     """Size of the shuffle buffer in contexts; a store with fewer rows than that is buffered whole."""
 
-    refresh_batches: int = Field(24, ge=1)
+    refresh_batches: int = Field(default=24, ge=1)
     """After this many batches, the rows that they handed out are replaced by the next ones."""
 
     scaling: ScalingKind = "norm"

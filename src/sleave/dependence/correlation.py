@@ -6,7 +6,7 @@ rows of a transposed copy are contiguous.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,17 @@ from sleave.base.errors import SleaveError
 from sleave.dependence.pairs import chunks
 
 Measure = Literal["cosine", "pearson"]
+
+
+def check_measure(measure: str) -> Measure:
+    """The measure of that name.
+
+    Raises:
+        SleaveError: there is none.
+    """
+    if measure not in get_args(Measure):
+        raise SleaveError(f"`measure` (= {measure!r}) must be one of {', '.join(map(repr, get_args(Measure)))}.")
+    return cast(Measure, measure)
 
 
 def unit_columns(
@@ -38,7 +49,8 @@ def unit_columns(
     if acts.ndim != 2:
         raise SleaveError(f"`acts` has shape {tuple(acts.shape)}; it must be (batch, d_sae).")
     dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
-    columns = acts.detach().t().to(dtype).contiguous()
+    # A copy always: transposing a single row or column would only be a view of the codes, and they must not change.
+    columns = acts.detach().t().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
     norms = torch.linalg.vector_norm(columns, dim=1)
     if not bool(torch.isfinite(norms).all()):
         bad = int((~torch.isfinite(norms)).sum())

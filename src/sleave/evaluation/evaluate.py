@@ -41,7 +41,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
+def evaluate_rows(
     sae: SparseAutoencoder, batches: Iterable[Tensor], scaling: Scaling | None = None, max_rows: int | None = None
 ) -> Evaluation:
     """Evaluate an autoencoder on raw activations.

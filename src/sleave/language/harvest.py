@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -154,7 +154,7 @@ def _write(
         writer.set_norm_limits(limits)
     keep = not_massive(rows, limits)
     boundary = sum(i.rows for i in ordered if not i.heldout)
-    columns = _columns(sequences)
+    parts: dict[Split, slice] = {"train": slice(None, boundary), "heldout": slice(boundary, None)}
     writer.write_chunk(
         documents=(chunk[0].number, chunk[-1].number + 1),
         document_records=[
@@ -166,27 +166,18 @@ def _write(
             }
             for i in chunk
         ],
-        splits={
-            split: ChunkRows(
-                *(c[part][keep[part]] for c in columns), {layer: x[part][keep[part]] for layer, x in rows.items()}
-            )
-            for split, part in _parts(boundary)
-        },
+        splits={split: _chunk_rows(sequences, rows, keep, part) for split, part in parts.items()},
         dropped_rows=int((~keep).sum()),
     )
 
 
-def _parts(boundary: int) -> tuple[tuple[Split, slice], tuple[Split, slice]]:
-    return ("train", slice(None, boundary)), ("heldout", slice(boundary, None))
-
-
-def _columns(sequences: Sequence[Context]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token, document and position of every row."""
-    triples = [
+def _chunk_rows(sequences: Sequence[Context], rows: Mapping[int, Tensor], keep: Tensor, part: slice) -> ChunkRows:
+    """The kept rows within a part of all rows."""
+    origin = [
         (token, c.document, position)
         for c in sequences
-        for position, (token, keep) in enumerate(zip(c.token_ids, c.keep, strict=True))
-        if keep
+        for position, (token, wanted) in enumerate(zip(c.token_ids, c.keep, strict=True))
+        if wanted
     ]
-    token, document, position = torch.tensor(triples, dtype=torch.int32).reshape(-1, 3).unbind(1)
-    return token, document, position
+    token, document, position = torch.tensor(origin, dtype=torch.int32).reshape(-1, 3)[part][keep[part]].unbind(1)
+    return ChunkRows(token, document, position, {layer: x[part][keep[part]] for layer, x in rows.items()})

@@ -104,5 +104,5 @@ class HarvestSettings(ContextSettings):
     activations would otherwise rule the scaling and the loss."""
     chunk_tokens: Annotated[int, Field(ge=1)] = 65_536
     """Training rows in one chunk of the store: what a kill loses at most."""
-    batch_tokens: Annotated[int, Field(ge=1)] = 4096
+    batch_tokens: Annotated[int, Field(ge=1)] = 1024
     """Tokens that the language model reads at once, padding included."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.correlation import Measure, unit_columns
+from sleave.dependence.correlation import Measure, check_measure, unit_columns
 from sleave.dependence.pairs import Pairs, num_pairs, top_count
 from sleave.dependence.selection import top_pairs
 from sleave.dependence.window import Window
@@ -56,11 +56,9 @@ class SelectiveOrthogonality(Penalty):
         top_count(top, 2)
         if refresh < 1:
             raise SleaveError(f"`refresh` (= {refresh}) must be at least 1: choose the pairs every so many calls.")
-        if measure not in ("cosine", "pearson"):
-            raise SleaveError(f"`measure` (= {measure!r}) must be 'cosine' or 'pearson'.")
         self.top = top
         self.refresh = refresh
-        self.measure: Measure = measure
+        self.measure = check_measure(measure)
         self.min_coactivations = min_coactivations
         self._window = Window(window)
         self._calls = 0
@@ -120,7 +118,7 @@ class FullOrthogonality(Penalty):
 
     def __init__(self, weight: float = 0.1, measure: Measure = "cosine") -> None:
         super().__init__(weight)
-        self.measure: Measure = measure
+        self.measure = check_measure(measure)
         self._figures: dict[str, float] = {}
 
     def __call__(

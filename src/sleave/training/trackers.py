@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sleave.base.errors import SleaveError
 from sleave.training.run import RunDirectory
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Something that takes the metrics of a step."""
 

@@ -1,0 +1,54 @@
+"""Verbs, thin: each reads its arguments, calls a job and prints what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sleave import __version__
+
+DESCRIPTION = """\
+Train sparse autoencoders whose features do not say the same thing twice, and measure how entangled any are.
+
+  sleave harvest  RECIPE              text -> language model -> activations on disk
+  sleave train    RECIPE --out DIR    activations -> sparse autoencoder in DIR/sae (SAELens's format)
+  sleave evaluate DIR ...             held-out figures of trained runs, side by side
+
+A recipe is a TOML file; every setting in it can be changed on the command line (--constraint.weight 0.2).
+`sleave train RECIPE --help` lists them all, with the recipe's values.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 fine, 2 the user's mistake, 128 + n stopped by signal n)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser("sleave", description=DESCRIPTION, formatter_class=_Raw, add_help=True)
+    parser.add_argument("--version", action="version", version=f"sleave {__version__}")
+    parser.add_argument("verb", choices=("harvest", "train", "evaluate"), help="what to do; `sleave VERB --help`")
+    known = parser.parse_args(arguments[:1] or ["--help"])
+
+    from sleave.base.errors import SleaveError
+    from sleave.cli import verbs
+    from sleave.training.interruption import Interrupted
+
+    try:
+        getattr(verbs, known.verb)(arguments[1:])
+    except SleaveError as error:
+        print(f"sleave {known.verb}: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"\nsleave {known.verb}: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
+    except KeyboardInterrupt:
+        print(f"\nsleave {known.verb}: stopped. What was finished is kept; the same command goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `sleave evaluate ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+class _Raw(argparse.RawDescriptionHelpFormatter):
+    pass

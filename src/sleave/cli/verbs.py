@@ -1,0 +1,88 @@
+"""What each verb does with its arguments."""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sleave import jobs
+from sleave.base.progress import say
+from sleave.cli.options import Parser, parse_recipe
+from sleave.evaluation.table import screen_table, write_table
+
+HARVEST = """\
+Run text through a language model once and keep the activations of its residual stream on disk.
+
+  sleave harvest recipes/quickstart.toml
+  sleave harvest recipes/quickstart.toml --model.layers 3,8,13 --harvest.store activations/three
+
+One pass serves every layer in model.layers. A harvest that was stopped goes on where it was; a finished one is
+reused. Training reads the store without the language model.
+"""
+
+TRAIN = """\
+Train a sparse autoencoder as a recipe says, harvesting first if the activations are not there.
+
+  sleave train recipes/quickstart.toml --out runs/mine
+  sleave train recipes/quickstart.toml --out runs/none --constraint.kind none
+  sleave train recipes/quickstart.toml --out runs/strong --constraint.weight 0.5 --training.steps 2000
+
+The same command on an unfinished DIR goes on from its last checkpoint; on a finished one it says so and stops.
+DIR gets config.toml (everything resolved), metrics.jsonl (a line per step), sae/ (opens in SAELens as it is) and
+results.json. The loss is ||x_hat - x||^2 (sum over d_in, mean over rows) + sparsity.weight * ||f||_1 (sum over d_sae,
+mean over rows) + the constraint.
+"""
+
+EVALUATE = """\
+Evaluate finished runs on documents that training never saw, and put them side by side.
+
+  sleave evaluate runs/mine
+  sleave evaluate runs/none runs/mine --table comparison.md
+
+Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given.
+"""
+
+
+def harvest(arguments: Sequence[str]) -> None:
+    """`sleave harvest`."""
+    parser = Parser(
+        "sleave harvest",
+        usage="%(prog)s RECIPE [--SECTION.KEY VALUE ...]",
+        description=HARVEST,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    _, recipe = parse_recipe(parser, arguments)
+    jobs.harvest(recipe)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """`sleave train`."""
+    parser = Parser(
+        "sleave train",
+        usage="%(prog)s RECIPE [--out DIR] [--SECTION.KEY VALUE ...]",
+        description=TRAIN,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", metavar="DIR", help="the run directory (default: runs/NAME, after the recipe)")
+    namespace, recipe = parse_recipe(parser, arguments)
+    for run in jobs.train(recipe, namespace.out or Path("runs") / Path(namespace.recipe).stem):
+        say(f"Trained: {run.sae}   Next: sleave evaluate {run.path}")
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """`sleave evaluate`."""
+    parser = Parser("sleave evaluate", description=EVALUATE, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories, or folders of them")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table as .csv or .md")
+    parser.add_argument("--store", metavar="DIR", help="the activation store, if it has moved")
+    parser.add_argument("--again", action="store_true", help="evaluate anew what has been evaluated")
+    namespace = parser.parse_args(arguments)
+    runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
+    results = {str(run.path): jobs.evaluate(run, namespace.store, again=namespace.again) for run in runs}
+    Console(width=None).print(screen_table(results))
+    if namespace.table:
+        write_table(namespace.table, results)
+        say(f"Wrote {namespace.table}")
