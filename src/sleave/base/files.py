@@ -36,31 +36,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        with explained_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained_disk_errors(path: Path) -> Iterator[None]:
+    """Within the block, a failure to write `path` that the user can mend becomes a SleaveError that says how."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         if (message := _disk_message(path, error)) is None:
             raise
         raise SleaveError(message) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files that processes killed within `atomic_path` left in a folder."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _disk_message(path: Path, error: Exception) -> str | None:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or "os error 28" in str(error):
         return (
-            f"The disk is full: `{path}` could not be written and was left as it was. "
+            f"The disk is full: `{path}` could not be written; what it held before is kept. "
             "Free some space and run the same command again; finished work is kept."
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,8 +30,18 @@ def parse(kind: type[S], values: Mapping[str, Any], *, where: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(kind, dict(e)) for e in error.errors()]
+        lines = [_explain(kind, dict(e)) for e in _telling(error.errors())]
         raise SleaveError(f"{where} has {len(lines)} mistake{'s' * (len(lines) > 1)}:\n" + "\n".join(lines)) from error
+
+
+def _telling(errors: Sequence[Any]) -> list[Any]:
+    """Without what pydantic says of a list that lacks items only because they have mistakes of their own."""
+    paths = [e["loc"] for e in errors]
+    return [
+        e
+        for e in errors
+        if e["type"] != "too_short" or not any(p != e["loc"] and p[: len(e["loc"])] == e["loc"] for p in paths)
+    ]
 
 
 def _explain(kind: type[BaseModel], e: dict[str, Any]) -> str:
@@ -59,7 +69,10 @@ def _explain(kind: type[BaseModel], e: dict[str, Any]) -> str:
     if e["type"] == "union_tag_not_found":
         tags = ", ".join(repr(t) for m in models if (t := _tag(m)))
         return f"  `{key}.kind` is missing; it must be one of {tags}."
-    return f"  `{key}` (= {e['input']!r}): {e['msg'].removeprefix('Value error, ')}."
+    message = e["msg"].removeprefix("Value error, ")
+    if isinstance(e["input"], Mapping) and e["type"] == "value_error":  # a rule between settings; it names their values
+        return f"  `{key}`: {message}." if key else f"  {message}."
+    return f"  `{key}` (= {e['input']!r}): {message}."
 
 
 def _tag(model: type[BaseModel]) -> str | None:

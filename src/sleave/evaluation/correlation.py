@@ -36,7 +36,10 @@ class CorrelationResult:
 
 
 class Correlation:
-    """Accumulates the Gram matrix of the codes and the counts of co-activation: memory grows with d_sae^2."""
+    """Accumulates the centred Gram matrix of the codes and the counts of co-activation: memory grows with d_sae^2.
+
+    Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", Eq. (2.1).
+    """
 
     def __init__(self, d_sae: int, device: torch.device | None = None) -> None:
         if d_sae > WIDEST:
@@ -44,34 +47,38 @@ class Correlation:
                 f"The correlation of all pairs of d_sae = {d_sae} features needs {3 * 8 * d_sae**2 / 2**30:.0f} GiB; "
                 f"it is computed up to d_sae = {WIDEST}."
             )
-        self._gram = torch.zeros(d_sae, d_sae, dtype=torch.float64, device=device)
+        self._comoment = torch.zeros(d_sae, d_sae, dtype=torch.float64, device=device)
         self._together = torch.zeros(d_sae, d_sae, dtype=torch.float32, device=device)
-        self._sum = torch.zeros(d_sae, dtype=torch.float64, device=device)
+        self._mean = torch.zeros(d_sae, dtype=torch.float64, device=device)
         self._rows = 0
 
     def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
         """Add a batch."""
         fires = (acts > 0).to(acts.dtype)
-        self._gram += acts.t() @ acts
         self._together += fires.t() @ fires
-        self._sum += acts.sum(dim=0, dtype=torch.float64)
-        self._rows += len(acts)
+        if len(acts) == 0:
+            return
+        mean = acts.mean(dim=0, dtype=torch.float64)
+        centred = (acts - mean).to(acts.dtype)
+        delta = mean - self._mean
+        rows = self._rows + len(acts)
+        self._comoment += centred.t() @ centred
+        self._comoment.addr_(delta, delta, alpha=self._rows * len(acts) / rows)
+        self._mean += delta * (len(acts) / rows)
+        self._rows = rows
 
     def compute(self) -> CorrelationResult:
         """The result so far."""
         upper = torch.ones_like(self._together, dtype=torch.bool).triu_(diagonal=1)
         often = self._together[upper] >= OFTEN
-        cosine = _figures(_normalised(self._gram, self._gram.diagonal())[upper].abs(), often)
-        mean = self._sum / self._rows
-        covariance = self._gram / self._rows - torch.outer(mean, mean)
-        # A feature that never varies keeps a rounding remainder, which must not be scaled up.
-        variance = covariance.diagonal()
-        variance = torch.where(variance > 1e-9 * self._gram.diagonal() / self._rows, variance, 0)
-        pearson = _figures(_normalised(covariance, variance)[upper].abs(), often)
+        gram = self._comoment.addr(self._mean, self._mean, alpha=self._rows)
+        cosine = _figures(_normalised(gram)[upper].abs(), often)
+        pearson = _figures(_normalised(self._comoment)[upper].abs(), often)
         return CorrelationResult(*cosine, *pearson)
 
 
-def _normalised(matrix: Tensor, square: Tensor) -> Tensor:
+def _normalised(matrix: Tensor) -> Tensor:
+    square = matrix.diagonal()
     inverse = torch.where(square > 0, square.rsqrt(), 0)
     return matrix * inverse[:, None] * inverse
 

@@ -76,10 +76,11 @@ def evaluate_rows(
 
 
 def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:
-    left = max_rows if max_rows is not None else float("inf")
+    left = max_rows
     for batch in batches:
-        if left <= 0:
-            return
-        x = batch[: int(min(left, len(batch)))]
-        left -= len(x)
+        x = batch[:left]
         yield x
+        if left is not None:
+            left -= len(x)
+            if left <= 0:  # before another batch is asked for, which may take the language model
+                return

@@ -59,7 +59,8 @@ def write_table(path: Path, runs: Results) -> None:
     rows = [["run", *runs], *_rows(runs)]
     if path.suffix == ".csv":
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(zip(*rows, strict=True))
+        plain = [[name, *(cell.replace(",", "") for cell in cells)] for name, *cells in rows[1:]]
+        csv.writer(text, lineterminator="\n").writerows(zip(rows[0], *plain, strict=True))
         write_text(path, text.getvalue())
     elif path.suffix == ".md":
         lines = [rows[0], ["---", *["---:"] * len(runs)], *rows[1:]]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.errors import SleaveError
 from sleave.base.files import load_tensors, save_tensors
 from sleave.training.step import Stepper
 
@@ -52,7 +53,10 @@ def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> P
     Raises:
         SleaveError: the file is truncated or altered.
     """
-    tensors, metadata = load_tensors(path)
+    try:
+        tensors, metadata = load_tensors(path)
+    except SleaveError as error:
+        raise SleaveError(f"{error} Delete it, and the same command begins the run anew.") from error
     state: dict[str, Any] = json.loads(metadata["state"])
     stepper.sae.load_state_dict(_under(tensors, "sae."))
     _restore_optimizer(stepper, tensors)

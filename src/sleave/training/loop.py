@@ -70,8 +70,8 @@ def _steps(
 ) -> None:
     steps = settings.training.steps
     loggers: list[Logger] = [
-        run.open_metrics(done.step),
         *open_trackers(settings.training.trackers, run, done.step),
+        run.open_metrics(done.step),
     ]
     try:
         with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as advance:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,16 @@ import tomli_w
 from sleave.activations.scaling import Scaling
 from sleave.base.environment import environment
 from sleave.base.errors import SleaveError
-from sleave.base.files import load_tensors, read_json, read_toml, save_tensors, write_json, write_text
+from sleave.base.files import (
+    explained_disk_errors,
+    load_tensors,
+    read_json,
+    read_toml,
+    remove_leftovers,
+    save_tensors,
+    write_json,
+    write_text,
+)
 from sleave.base.settings import differences
 
 RESULTS_SCHEMA = 1
@@ -55,13 +65,16 @@ class RunDirectory:
             SleaveError: it holds something else, or a run of other settings.
         """
         if self.started:
+            remove_leftovers(self.path)
+            remove_leftovers(self.sae)
             if lines := differences(self.config(), config):
                 raise SleaveError(
                     f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
                     "Choose another --out, delete that folder, or give its own settings to go on with it."
                 )
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        # A kill while config.toml was being written leaves its temporary file alone in the folder.
+        if self.path.is_dir() and any(not p.name.startswith(f".{self.config_file.name}.") for p in self.path.iterdir()):
             raise SleaveError(f"`{self.path}` is not empty and not a run (no config.toml). Choose another --out.")
         write_text(self.config_file, tomli_w.dumps(dict(config)))
         write_json(self.path / "environment.json", environment())
@@ -114,13 +127,20 @@ class MetricsLog:
     """Appends one JSON line per step."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line."""
-        self._file.write(json.dumps(dict(record), allow_nan=False) + "\n")
-        self._file.flush()
+        """Append a line.
+
+        Raises:
+            SleaveError: the disk is full.
+        """
+        with explained_disk_errors(self._path):
+            self._file.write(json.dumps(dict(record), allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with suppress(OSError):  # only what `log` failed to write is left to flush, and it has said so
+            self._file.close()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sleave.autoencoder.settings import AutoencoderSettings
 from sleave.base.settings import DType, Settings
@@ -22,6 +22,9 @@ class SparsitySettings(Settings):
     """The weight rises linearly from 0 over so many steps."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSettings(Settings):
     """How weights are updated."""
 
@@ -29,14 +32,20 @@ class OptimizerSettings(Settings):
     """`adam`, or `adamw` with decoupled weight decay."""
     lr: float = Field(default=3e-4, gt=0)
     """Learning rate, after warm-up and before decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of the two moments."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the two moments, each at least 0 and below 1."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay; only for `adamw`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes on after warm-up: stays, or falls to 0 at the last step."""
     warmup_steps: int = Field(default=0, ge=0)
     """The learning rate rises linearly from 0 over so many steps."""
+
+    @model_validator(mode="after")
+    def _decay_is_applied(self) -> OptimizerSettings:
+        if self.kind == "adam" and self.weight_decay:
+            raise ValueError(f"weight_decay (= {self.weight_decay}) needs kind = 'adamw'; 'adam' would ignore it")
+        return self
 
 
 class TrainingSettings(Settings):
