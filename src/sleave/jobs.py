@@ -37,11 +37,14 @@ def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
     for layer, run in zip(layers, runs, strict=True):
         one = recipe.model_copy(update={"layer": layer})
-        run.begin(one.to_dict())
+        if run.started:
+            run.begin(one.to_dict())  # refuses other settings before anything is read
         if run.finished:
             say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         else:
-            train_run(one, open_source(one), run)
+            source = open_source(one)  # first, so that a mistake in the model or the text leaves no run behind
+            run.begin(one.to_dict())
+            train_run(one, source, run)
     return runs
 
 
@@ -61,6 +64,8 @@ def evaluate(run: RunDirectory, store: str | None = None, *, again: bool = False
         raise SleaveError(f"`{run.path}` is not finished. Run the same `sleave train` command again: it goes on.")
     if again or store is not None or "evaluation" not in run.results():
         recipe = recipe_from(config, {"harvest": {"store": store}} if store else {}, where=f"`{run.config_file}`")
+        if recipe.harvest.store is not None:
+            Store.open(Path(recipe.harvest.store), verify=False)  # a mistaken --store must not begin a harvest
         source = open_source(recipe)
         say(f"Evaluating {run.path}")
         result = evaluate_rows(

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from sleave.activations.settings import BufferSettings
+from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
 from sleave.evaluation.settings import EvaluationSettings
@@ -28,11 +29,13 @@ class Recipe(RunSettings):
     layer: int | None = None
     """Which of model.layers to train on; all of them, each in a folder of its own, when absent."""
 
-    @model_validator(mode="after")
-    def _layer_is_read(self) -> Recipe:
-        if self.layer is not None and self.layer not in self.model.layers:
-            raise ValueError(f"layer (= {self.layer}) must be one of model.layers (= {list(self.model.layers)})")
-        return self
+    @field_validator("layer")
+    @classmethod
+    def _is_read(cls, layer: int | None, info: Any) -> int | None:
+        model: ModelSettings | None = info.data.get("model")  # None if it has mistakes of its own
+        if layer is not None and model is not None and layer not in model.layers:
+            raise ValueError(f"must be one of model.layers (= {list(model.layers)})")
+        return layer
 
     def to_dict(self) -> dict[str, Any]:
         """As TOML has it: nested, without what is not set."""
@@ -44,12 +47,14 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
     Args:
         path: the TOML file.
-        overrides: nested values that replace the file's. A section whose `kind` changes begins from that kind's
-            defaults, since the file's other values were meant for another kind.
+        overrides: nested values that replace the file's. When the constraint's `kind` changes, its section begins
+            from that kind's defaults, since the file's other values were meant for another kind.
 
     Raises:
         SleaveError: the file is missing or not TOML; or lists all mistakes in it, each with its key path.
     """
+    if Path(path).is_dir():
+        raise SleaveError(f"`{path}` is a folder. Give one recipe in it, a TOML file.")
     return recipe_from(read_toml(Path(path)), overrides or {}, where=f"The recipe `{path}`")
 
 
@@ -65,8 +70,8 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         section = result.get(key)
         if not isinstance(value, Mapping) or not isinstance(section, Mapping):
             result[key] = value
-        elif value.get("kind", section.get("kind")) != section.get("kind"):
+        elif key == "constraint" and value.get("kind", section.get("kind")) != section.get("kind"):
             result[key] = dict(value)
         else:
-            result[key] = merged(section, value)
+            result[key] = {**section, **value}
     return result

@@ -13,7 +13,6 @@ from sleave.activations.source import StoredSource
 from sleave.activations.store import Store
 from sleave.base.settings import parse
 from sleave.language.reading import specification
-from sleave.recipe import Recipe, merged
 from sleave.training.settings import RunSettings
 
 BATCH = 8  # rows
@@ -27,13 +26,18 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    sections = {k: {**values.get(k, {}), **v} for k, v in changes.items() if isinstance(v, dict) and "kind" not in v}
+    return {**values, **changes, **sections}
+
+
 def run_settings(**changes: Any) -> RunSettings:
     """`SETTINGS` with some of them changed, section by section."""
-    return parse(RunSettings, merged(SETTINGS, changes), where="The toy settings")
+    return parse(RunSettings, _merged(SETTINGS, changes), where="The toy settings")
 
 
 def make_store(path: Path, chunks: int = 8, **changes: Any) -> Path:
-    """A store of 7 training rows a chunk, at one layer."""
+    """A store of 7 training rows a chunk."""
     toy_store.fill(path, chunks, **changes)
     return path
 
@@ -45,19 +49,22 @@ def open_source(store: Path, seed: int = 5) -> StoredSource:
 
 def make_recipe(folder: Path, **changes: Any) -> Path:
     """A recipe whose activations are there already, so that training needs no language model."""
-    values = merged(
+    values = _merged(
         {
             **SETTINGS,
-            "model": {"name": "toy", "layers": [3], "dtype": "float32"},
+            "layer": 3,
+            "model": {"name": "toy", "layers": list(toy_store.LAYERS), "dtype": "float32"},
             "corpus": [{"kind": "files", "paths": ["none.txt"]}],
             "harvest": {"store": str(folder / "store"), "context_length": 4},
             "buffer": {"batch_contexts": 2, "buffer_contexts": 7, "refresh_batches": 2, "scaling": "standardise"},
         },
         changes,
     )
+    from sleave.recipe import Recipe
+
     recipe = parse(Recipe, values, where="The toy recipe")
     harvest = specification(recipe.model, recipe.corpus, recipe.harvest, recipe.seed)
-    make_store(folder / "store", harvest=harvest, layers=toy_store.LAYERS[:1])
+    make_store(folder / "store", harvest=harvest)
     (folder / "toy.toml").write_text(tomli_w.dumps(values))
     return folder / "toy.toml"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_json, sha256
 from sleave.base.progress import progress
-from sleave.base.settings import DType, Settings, parse
+from sleave.base.settings import DType, Settings, differences, parse
 
 MANIFEST = "manifest.json"
 SHOW_PROGRESS_ABOVE = 1 << 30  # bytes to hash; less is done in a second or two
@@ -71,6 +71,20 @@ class Manifest(Settings):
             return parse(cls, read_json(root / MANIFEST), where=f"`{root / MANIFEST}`")
         except SleaveError as error:
             raise SleaveError(f"{error}\nDelete `{root}` and run `sleave harvest` again.") from error
+
+
+def refuse_another_harvest(root: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare what made the store at `root` with what is wanted now.
+
+    Raises:
+        SleaveError: they differ; the message lists each key that does.
+    """
+    if lines := differences(there, now):
+        raise SleaveError(
+            f"`{root}` holds the activations of another harvest:\n"
+            + "\n".join(lines)
+            + "\nChoose another folder, or delete this one."
+        )
 
 
 def chunk_folder(index: int) -> Path:

@@ -17,7 +17,6 @@ from sleave.base.errors import SleaveError
 
 
 @runtime_checkable
-@runtime_checkable
 class ActivationSource(Protocol):
     """An endless, resumable sequence of training batches, and the held-out rows to judge by."""
 

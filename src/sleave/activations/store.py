@@ -35,6 +35,7 @@ from sleave.activations.manifest import (
     documents_file,
     first_damage,
     layer_file,
+    refuse_another_harvest,
     tokens_file,
 )
 from sleave.activations.mapped import MappedRows
@@ -42,7 +43,7 @@ from sleave.activations.scaling import Moments
 from sleave.base.errors import SleaveError
 from sleave.base.files import save_tensors, sha256, torch_dtype, write_json, write_text
 from sleave.base.progress import say
-from sleave.base.settings import DType, differences
+from sleave.base.settings import DType
 
 TOKEN_COLUMNS = ("token", "document", "position")
 
@@ -104,12 +105,13 @@ class StoreWriter:
         path = Path(path)
         given = {"harvest": harvest, "model": model or {}, "layers": sorted(layers), "d_in": d_in, "dtype": dtype}
         manifest = Manifest.model_validate(json.loads(json.dumps(given)))
-        if (path / MANIFEST).is_file():
-            writer = cls(path, Manifest.read(path))
-            writer._refuse_another_harvest(manifest)
+        there = Manifest.read(path) if (path / MANIFEST).is_file() else None
+        if there is not None and there.chunks:  # one without a chunk is begun anew: nothing would be lost
+            refuse_another_harvest(path, _identity(there), _identity(manifest))
+            writer = cls(path, there)
             writer._drop_damaged_chunks()
         else:
-            if path.is_dir() and any(not p.name.startswith(f".{MANIFEST}") for p in path.iterdir()):
+            if there is None and path.is_dir() and any(not p.name.startswith(f".{MANIFEST}") for p in path.iterdir()):
                 raise SleaveError(
                     f"`{path}` is not empty and not an activation store (it has no {MANIFEST}). Choose another folder."
                 )
@@ -234,15 +236,6 @@ class StoreWriter:
         manifest = self._manifest.model_copy(update=changes)
         write_json(self.path / MANIFEST, manifest.model_dump(mode="json"))
         self._manifest = manifest
-
-    def _refuse_another_harvest(self, manifest: Manifest) -> None:
-        differing = differences(_identity(self._manifest), _identity(manifest))
-        if differing:
-            raise SleaveError(
-                f"`{self.path}` holds the activations of another harvest:\n"
-                + "\n".join(differing)
-                + "\nChoose another folder, or delete this one."
-            )
 
     def _drop_damaged_chunks(self) -> None:
         damage = first_damage(self.path, self._manifest.chunks, hashes=True)

@@ -14,7 +14,10 @@ from sleave.recipe import Recipe, load_recipe
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests the nearest option to a mistaken one."""
+    """Takes options by their full names only, and suggests the nearest one to a mistaken one."""
+
+    def __init__(self, prog: str, **settings: Any) -> None:
+        super().__init__(prog, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]

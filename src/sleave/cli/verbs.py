@@ -29,6 +29,7 @@ Train a sparse autoencoder as a recipe says, harvesting first if the activations
   sleave train recipes/quickstart.toml --out runs/mine
   sleave train recipes/quickstart.toml --out runs/none --constraint.kind none
   sleave train recipes/quickstart.toml --out runs/strong --constraint.weight 0.5 --training.steps 2000
+  sleave train recipes/quickstart.toml --out runs/live --harvest.store None      (no disk: reads the model as it goes)
 
 The same command on an unfinished DIR goes on from its last checkpoint; on a finished one it says so and stops.
 DIR gets config.toml (everything resolved), metrics.jsonl (a line per step), sae/ (opens in SAELens as it is) and
@@ -82,7 +83,10 @@ def evaluate(arguments: Sequence[str]) -> None:
     namespace = parser.parse_args(arguments)
     runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
     results = {str(run.path): jobs.evaluate(run, namespace.store, again=namespace.again) for run in runs}
-    Console(width=None).print(screen_table(results))
+    console = Console()
+    with console.capture() as table:
+        console.print(screen_table(results))
+    print(table.get(), end="", flush=True)  # not by rich, which ends the process when nobody reads on
     if namespace.table:
         write_table(namespace.table, results)
         say(f"Wrote {namespace.table}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage
+from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, refuse_another_harvest
 from sleave.activations.store import ChunkRows, Store, StoreWriter
 from sleave.base.errors import SleaveError
 from sleave.base.progress import Advance, progress, say
@@ -55,12 +55,19 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
 
 
 def _is_there(path: Path, wanted: dict[str, object], layers: Sequence[int]) -> bool:
-    """Whether a finished, undamaged store of the same harvest is there, so that no model need be loaded."""
+    """Whether a finished, undamaged store of the same harvest is there: known before any model is loaded.
+
+    Raises:
+        SleaveError: the store there is of another harvest.
+    """
     if not (path / MANIFEST).is_file():
         return False
     manifest = Manifest.read(path)
-    same = manifest.harvest == wanted and manifest.layers == sorted(layers)
-    return same and manifest.complete and first_damage(path, manifest.chunks, hashes=True) is None
+    if not manifest.chunks:
+        return False
+    there = {**manifest.harvest, "model.layers": manifest.layers}
+    refuse_another_harvest(path, there, {**wanted, "model.layers": list(layers)})
+    return manifest.complete and first_damage(path, manifest.chunks, hashes=True) is None
 
 
 def _harvest(
@@ -69,45 +76,50 @@ def _harvest(
     documents, total = _documents(corpora, seed)
     stream = items(documents, model, settings, seed, start=writer.next_document)
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
-    done = _Done(writer.rows("train") + writer.rows("heldout"), writer.next_document, total, settings)
+    done = _Done(writer, total, settings.max_tokens)
     with progress("Harvesting", 100, "%", done.percent) as advance:
         while writer.rows("train") < settings.max_tokens:
             chunk = _next_chunk(stream, settings, settings.max_tokens - writer.rows("train"))
             if not chunk:
                 break
-            _write(model, chunk, settings, writer, done, advance)
+            _write(model, chunk, settings, writer, done.over(chunk, advance))
         advance(100 - done.percent, "")
     for split in ("train", "heldout"):
         if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
             raise SleaveError(
-                f"No {split} rows came out of {writer.next_document} documents. Give more text, change "
-                "harvest.heldout_fraction, or loosen harvest.min_tokens and harvest.max_special_fraction."
+                f"No {split} rows came out of {writer.next_document} documents. Delete `{writer.path}`, and give more "
+                "text, change harvest.heldout_fraction, or loosen harvest.min_tokens and harvest.max_special_fraction."
             )
     writer.finish()
 
 
 class _Done:
-    """How far a harvest is, in percent: of max_tokens, or of the documents if they will end first."""
+    """How far a harvest is, in percent of max_tokens, or of the documents if they will end first."""
 
-    def __init__(self, rows: int, document: int, documents: int | None, settings: HarvestSettings) -> None:
-        self.began = time.monotonic()
-        self.rows = self.first_row = rows
-        self.document = document
-        self.documents = documents
-        self.all_rows = settings.max_tokens / (1 - settings.heldout_fraction)
+    def __init__(self, writer: StoreWriter, documents: int | None, max_tokens: int) -> None:
+        self._writer = writer
+        self._documents = documents
+        self._max_tokens = max_tokens
+        self._began = time.monotonic()
+        self._rows = 0  # in this process
+        self.percent = self._percent(0, writer.next_document)
 
-    @property
-    def percent(self) -> float:
-        share = self.rows / self.all_rows
-        if self.documents and self.document:
-            # rows so far, over the rows that all documents will have given
-            share = max(share, self.document / self.documents)
-        return 100 * min(1.0, share)
+    def over(self, chunk: list[Item], advance: Advance) -> Callable[[int], None]:
+        """What to call with the number of rows of each batch of the next chunk."""
+        after = self._percent(sum(i.rows for i in chunk if not i.heldout), chunk[-1].number + 1)
+        per_row = (after - self.percent) / max(1, sum(i.rows for i in chunk))
 
-    @property
-    def pace(self) -> str:
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        return f"{self.rows:,} tokens, {(self.rows - self.first_row) / seconds:,.0f} tokens/s"
+        def after_batch(rows: int) -> None:
+            self._rows += rows
+            self.percent += rows * per_row
+            pace = self._rows / max(time.monotonic() - self._began, 1e-9)
+            advance(rows * per_row, f"{self._rows:,} tokens, {pace:,.0f} tokens/s")
+
+        return after_batch
+
+    def _percent(self, new_rows: int, document: int) -> float:
+        of_text = document / self._documents if self._documents else 0.0
+        return 100 * min(1.0, max((self._writer.rows("train") + new_rows) / self._max_tokens, of_text))
 
 
 def _documents(corpora: Sequence[CorpusSettings], seed: int) -> tuple[Iterator[Document], int | None]:
@@ -133,22 +145,11 @@ def _write(
     chunk: list[Item],
     settings: HarvestSettings,
     writer: StoreWriter,
-    done: _Done,
-    advance: Advance,
+    after_batch: Callable[[int], None],
 ) -> None:
     ordered = [i for side in (False, True) for i in chunk if i.heldout == side]
     sequences = list(chain.from_iterable(i.contexts for i in ordered))
-    documents_of_row = len(chunk) / max(1, sum(i.rows for i in chunk))
-    first_document = chunk[0].number
-
-    def after(rows: int) -> None:
-        before = done.percent
-        done.rows += rows
-        done.document = first_document + round((done.rows - first_row) * documents_of_row)
-        advance(done.percent - before, done.pace)
-
-    first_row = done.rows
-    rows = read(model, sequences, settings.batch_tokens, after)
+    rows = read(model, sequences, settings.batch_tokens, after_batch)
     limits = writer.norm_limits
     if limits is None and (limits := norm_limits(rows, settings)) is not None:
         writer.set_norm_limits(limits)

@@ -14,6 +14,7 @@ from sleave.activations.buffer import RollingBuffer
 from sleave.activations.scaling import Moments, Scaling
 from sleave.activations.settings import BufferSettings
 from sleave.base.errors import SleaveError
+from sleave.base.progress import say
 from sleave.language.corpora import read_corpora
 from sleave.language.model import HookedModel
 from sleave.language.reading import Item, items, metadata, norm_limits, not_massive, read
@@ -99,13 +100,7 @@ class LiveRows:
     def _rows(self, group: list[Item]) -> Tensor:
         sequences = list(chain.from_iterable(i.contexts for i in group))
         rows = read(self._model, sequences, self._settings.batch_tokens)
-        x = rows[self._layer][not_massive(rows, self.limits)]
-        if not bool(x.isfinite().all()):
-            raise SleaveError(
-                f"Layer {self._layer} gives NaN or infinite activations. Run the model in float32 or bfloat16 "
-                "(model.dtype), and check that its weights are intact."
-            )
-        return x
+        return rows[self._layer][not_massive(rows, self.limits)]
 
 
 class LiveSource:
@@ -120,7 +115,13 @@ class LiveSource:
         layer: int,
         seed: int,
     ) -> None:
+        rows = settings.context_length
+        say(f"Loading {model.name}")
         hooked = HookedModel.load(model.model_copy(update={"layers": (layer,)}))
+        say(
+            f"No store is named: activations come straight from the model. It reads {FIRST_ROWS:,} rows (tokens) for "
+            f"the scaling, then {buffer.buffer_contexts * rows:,} to fill the shuffle buffer."
+        )
         self.d_in = hooked.d_in
         self.num_train_rows: int | None = None
         self.metadata: dict[str, Any] = {
@@ -138,7 +139,6 @@ class LiveSource:
         moments.update(self._first)
         self.scaling = Scaling.from_moments(moments, buffer.scaling)
         self._train.restore({"document": torch.tensor(0), "pending": first[:0]})  # training begins at the beginning
-        rows = settings.context_length
         self._buffer = RollingBuffer(
             self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, buffer.batch_contexts * rows, seed
         )

@@ -254,8 +254,8 @@ def _explain(settings: ModelSettings, source: str, error: Exception) -> str:
         return f"The model in the folder {name} cannot be loaded: {error}"
     if caused_by(errors.GatedRepoError):
         return (
-            f"The model {name} is gated: accept its terms at https://huggingface.co/{settings.name}, then log in with "
-            "`hf auth login` or set HF_TOKEN."
+            f"The model {name} is gated: accept its terms on its page on the hub, then log in with `hf auth login` or "
+            "set HF_TOKEN."
         )
     if caused_by(errors.RevisionNotFoundError):
         return f"The hub's model {name} has no such revision; give a branch, tag or commit that it has."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +120,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    with quiet_transformers():
+    # A bar that transformers draws whatever one asks of it: only where there is a terminal to draw it on.
+    with quiet_transformers(), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         # A model loaded from GGUF counts as quantized and refuses to be saved; an equal one that never was does not.
         config = type(loaded.config).from_dict(

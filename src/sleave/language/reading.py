@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sleave.base.errors import SleaveError
 from sleave.language.contexts import Context, contexts, is_heldout
 from sleave.language.corpora import Document
 from sleave.language.model import HookedModel
@@ -68,6 +69,9 @@ def read(
         sequences: the contexts.
         batch_tokens: tokens at once, padding included.
         advance: told the number of rows after each batch.
+
+    Raises:
+        SleaveError: activations are not finite.
     """
     counts = [c.num_kept for c in sequences]
     offsets = [0, *accumulate(counts)]
@@ -79,12 +83,18 @@ def read(
             for i, part in zip(batch, x.split([counts[i] for i in batch]), strict=True):
                 rows[layer][offsets[i] : offsets[i + 1]] = part
         advance(sum(counts[i] for i in batch))
+    for layer, x in rows.items():
+        if bad := int((~x.isfinite()).any(dim=1).sum()):
+            raise SleaveError(
+                f"Layer {layer} of {model.name}: {bad} of {len(x)} rows have NaN or infinite activations. Run the "
+                "model in float32 or bfloat16 (`model.dtype`), and check that its weights are intact."
+            )
     return rows or {layer: torch.empty(0, model.d_in) for layer in model.layers}
 
 
 def norm_limits(rows: Mapping[int, Tensor], settings: HarvestSettings) -> dict[int, float] | None:
     """For each layer, the norm above which a row is massive: max_norm_ratio times the median of these rows."""
-    if settings.max_norm_ratio is None:
+    if settings.max_norm_ratio is None or not len(next(iter(rows.values()))):
         return None
     return {layer: settings.max_norm_ratio * float(x.float().norm(dim=1).median()) for layer, x in rows.items()}
 

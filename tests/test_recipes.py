@@ -1,0 +1,167 @@
+"""Every recipe of the repository is valid, overrides land where they should, and mistakes come back all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sleave.base.errors import SleaveError
+from sleave.penalties.settings import FullConstraint, NoConstraint, SelectiveConstraint
+from sleave.recipe import Recipe, load_recipe, merged, recipe_from
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+
+LEAST: dict[str, Any] = {
+    "model": {"name": "packaged:gemma3-270m", "layers": [3, 8]},
+    "corpus": [{"kind": "packaged", "name": "ag_news"}],
+    "autoencoder": {"d_sae": 64},
+}
+
+
+def make(overrides: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    return recipe_from({**LEAST, **changes}, overrides or {}, where="the recipe")
+
+
+def mistakes(overrides: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+    with pytest.raises(SleaveError) as error:
+        make(overrides, **changes)
+    return str(error.value).splitlines()
+
+
+def test_there_are_recipes():
+    assert ROOT / "recipes" / "quickstart.toml" in RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_recipe_of_the_repository(path):
+    recipe = load_recipe(path)
+    assert recipe_from(recipe.to_dict(), {}, where="again") == recipe
+
+
+# Overrides
+
+
+def test_sections_are_merged():
+    recipe = make({"constraint": {"weight": 0.2}}, constraint={"kind": "selective", "top": 0.01, "weight": 0.5})
+    assert recipe.constraint == SelectiveConstraint(top=0.01, weight=0.2)
+
+
+def test_another_constraint_begins_from_its_own_defaults():
+    given = {"kind": "selective", "top": 0.01, "weight": 0.5, "measure": "pearson"}
+    assert make({"constraint": {"kind": "full"}}, constraint=given).constraint == FullConstraint()
+    assert make({"constraint": {"kind": "none"}}, constraint=given).constraint == NoConstraint()
+    assert make({"constraint": {"kind": "full", "weight": 2}}, constraint=given).constraint == FullConstraint(weight=2)
+    assert make({"constraint": {"kind": "selective"}}, constraint=given).constraint == SelectiveConstraint(**given)
+
+
+def test_any_other_kind_keeps_the_rest_of_its_section():
+    optimizer = make({"optimizer": {"kind": "adamw"}}, optimizer={"lr": 1e-3}).optimizer
+    assert (optimizer.kind, optimizer.lr) == ("adamw", 1e-3)
+    assert make({"autoencoder": {"kind": "relu"}}).autoencoder.d_sae == 64
+
+
+def test_lists_are_replaced_and_none_unsets():
+    corpus = [{"kind": "files", "paths": ["a.txt"]}]
+    recipe = make(
+        {"model": {"layers": [1]}, "corpus": corpus, "harvest": {"store": None}, "layer": None},
+        harvest={"store": "s", "max_tokens": 5},
+        layer=8,
+    )
+    assert recipe.model.layers == (1,)
+    assert [c.kind for c in recipe.corpus] == ["files"]
+    assert (recipe.harvest.store, recipe.harvest.max_tokens, recipe.layer) == (None, 5, None)
+
+
+def test_overrides_leave_the_values_they_were_given():
+    values = {"a": {"b": 1}}
+    assert merged(values, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}
+    assert values == {"a": {"b": 1}}
+
+
+# Mistakes
+
+
+def test_all_mistakes_at_once():
+    lines = mistakes(
+        {
+            "constraint": {"wieght": 1},
+            "training": {"steps": "many"},
+            "model": {"layers": [8, 3]},
+            "optimiser": {},
+            "corpus": [{"kind": "files", "paths": []}, {"name": "ag_news"}],
+        },
+        constraint={"kind": "selective"},
+    )
+    assert lines == [
+        "the recipe with its overrides has 6 mistakes:",
+        "  `constraint.wieght` is not a setting. Did you mean `weight`?",
+        "  `training.steps` (= 'many'): Input should be a valid integer, unable to parse string as an integer.",
+        "  `model.layers` (= [8, 3]): must be one or more layers, 0 or above, ascending and without repeats, such as "
+        "[3, 8, 13].",
+        "  `corpus.0.paths` (= []): Tuple should have at least 1 item after validation, not 0.",
+        "  `corpus.1.kind` is missing; it must be one of 'packaged', 'hub', 'files'.",
+        "  `optimiser` is not a setting. Did you mean `optimizer`?",
+    ]
+
+
+def test_a_layer_that_is_not_read():
+    assert mistakes(layer=5)[1:] == ["  `layer` (= 5): must be one of model.layers (= [3, 8])."]
+    # With a mistake in model, that alone is told.
+    assert len(mistakes(layer=5, model={"name": "x", "layers": []})) == 2
+
+
+def test_what_must_be_given():
+    assert mistakes({}, model={})[1:] == [
+        "  `model.name` is missing; it must be given.",
+        "  `model.layers` is missing; it must be given.",
+    ]
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(SleaveError, match=r"`.*none.toml` does not exist"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("content", [b"[model\n", b"\xff\xfe", b"a = nan b"])
+def test_not_toml(tmp_path, content):
+    (tmp_path / "r.toml").write_bytes(content)
+    with pytest.raises(SleaveError, match=r"`.*r.toml` is not valid TOML: "):
+        load_recipe(tmp_path / "r.toml")
+
+
+def test_a_folder_for_a_recipe(tmp_path):
+    with pytest.raises(SleaveError, match=r"`.*` is a folder"):
+        load_recipe(tmp_path)
+
+
+# Round trip
+
+
+@given(
+    store=st.none() | st.text(min_size=1),
+    weight=st.floats(0, 1e30),
+    betas=st.tuples(*[st.floats(0, 1, exclude_max=True)] * 2),
+    layer=st.sampled_from([None, 3, 8]),
+    label=st.none() | st.text(),
+    ratio=st.none() | st.floats(1, 1e6, exclude_min=True),
+    kind=st.sampled_from(["none", "selective", "full"]),
+)
+def test_written_and_read_again_it_is_the_same(tmp_path_factory, store, weight, betas, layer, label, ratio, kind):
+    recipe = make(
+        harvest={"store": store, "max_norm_ratio": ratio},
+        sparsity={"weight": weight},
+        optimizer={"betas": betas},
+        layer=layer,
+        constraint={"kind": kind},
+        corpus=[{"kind": "files", "paths": ["ü*.txt"], "label_field": label}],
+    )
+    path = tmp_path_factory.mktemp("recipe") / "r.toml"
+    path.write_bytes(tomli_w.dumps(recipe.to_dict()).encode())
+    assert load_recipe(path) == recipe
+    assert load_recipe(path).to_dict() == recipe.to_dict()
