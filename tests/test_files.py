@@ -117,7 +117,7 @@ def test_permissions_follow_the_umask(tmp_path, mask):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
-    for name in (".a.txt.x1.tmp", "a.txt", ".hidden", "b.tmp"):
+    for name in (".a.txt.x1.tmp", ".tmpmJtw1M", "a.txt", ".hidden", "b.tmp"):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".hidden", "a.txt", "b.tmp"]

@@ -66,8 +66,9 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files that processes killed within `atomic_path` left in a folder."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".tmp*"):  # the second: safetensors writes through temporary files of its own
+        for leftover in folder.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def _disk_message(path: Path, error: Exception) -> str | None:

@@ -34,6 +34,7 @@ from sleave.base.files import (
 )
 from sleave.base.settings import differences
 
+CONFIG = "config.toml"
 RESULTS_SCHEMA = 1
 
 
@@ -42,7 +43,8 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config_file = self.path / "config.toml"
+        self.config_file = self.path / CONFIG
+        self.environment_file = self.path / "environment.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.results_file = self.path / "results.json"
@@ -65,19 +67,20 @@ class RunDirectory:
             SleaveError: it holds something else, or a run of other settings.
         """
         if self.started:
-            remove_leftovers(self.path)
-            remove_leftovers(self.sae)
             if lines := differences(self.config(), config):
                 raise SleaveError(
                     f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
                     "Choose another --out, delete that folder, or give its own settings to go on with it."
                 )
-            return
         # A kill while config.toml was being written leaves its temporary file alone in the folder.
-        if self.path.is_dir() and any(not p.name.startswith(f".{self.config_file.name}.") for p in self.path.iterdir()):
-            raise SleaveError(f"`{self.path}` is not empty and not a run (no config.toml). Choose another --out.")
-        write_text(self.config_file, tomli_w.dumps(dict(config)))
-        write_json(self.path / "environment.json", environment())
+        elif self.path.is_dir() and any(not p.name.startswith(f".{CONFIG}.") for p in self.path.iterdir()):
+            raise SleaveError(f"`{self.path}` is not empty and not a run (no {CONFIG}). Choose another --out.")
+        else:
+            write_text(self.config_file, tomli_w.dumps(dict(config)))
+        for folder in (self.path, self.sae):
+            remove_leftovers(folder)
+        if not self.environment_file.is_file():
+            write_json(self.environment_file, environment())
 
     def config(self) -> dict[str, Any]:
         """The resolved settings.

@@ -1,0 +1,116 @@
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sleave.base.errors import SleaveError
+from sleave.evaluation import correlation
+from sleave.evaluation.correlation import Correlation
+
+
+def codes(rows=400, d_sae=50, seed=0):
+    """Sparse codes that fire together now and then; 0 is dead, 1 is constant, 2 and 3 fire once, together."""
+    g = torch.Generator().manual_seed(seed)
+    common = torch.randn(rows, 4, generator=g) @ torch.randn(4, d_sae, generator=g)
+    acts = (common / 2 + torch.randn(rows, d_sae, generator=g) - 1.5).relu()
+    acts[:, 0] = 0
+    acts[:, 1] = 2.7
+    acts[:, 2:4] = 0
+    acts[rows // 2, 2:4] = 1.0
+    return acts
+
+
+def measure(acts, cuts=()):
+    c = Correlation(acts.shape[1])
+    for part in acts.tensor_split(list(cuts)):
+        c.update(part)
+    return asdict(c.compute())
+
+
+def brute_force(acts):
+    a = acts.double().numpy()
+    upper = np.triu_indices(a.shape[1], k=1)
+    often = ((a > 0).T.astype(int) @ (a > 0))[upper] >= 10
+
+    def figures(columns, name):
+        norm = np.linalg.norm(columns, axis=0)
+        unit = np.where(norm > 1e-9, columns / np.where(norm > 0, norm, 1), 0)
+        score = np.abs(unit.T @ unit)[upper]
+        return {
+            f"peak_{name}": score.max(),
+            f"peak_{name}_often": score[often].max() if often.any() else 0,
+            f"mean_{name}": score.mean(),
+            f"p999_{name}": np.quantile(score, 0.999, method="lower"),
+        }
+
+    return figures(a, "cosine") | figures(a - a.mean(0), "pearson")
+
+
+@pytest.mark.parametrize("d_sae", [4, 5, 50, 90])
+def test_equals_numpy(d_sae):
+    acts = codes(d_sae=d_sae)
+    result, truth = measure(acts, (7, 100, 333)), brute_force(acts)
+    assert result == pytest.approx(truth, abs=2e-7, rel=1e-6)
+    assert result["peak_cosine"] == pytest.approx(1)
+    assert result["peak_cosine_often"] < 0.99
+
+
+def test_by_hand():
+    acts = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 3.0]]).repeat(10, 1)
+    result = measure(acts)
+    # cosine (0, 1) is 10 / sqrt(20 * 10); Pearson's p(1 - p) are 1/4, 3/16, 3/16; covariances 1/8, -1/8, -1/16
+    assert result["peak_cosine"] == pytest.approx(2**-0.5)
+    assert result["peak_cosine_often"] == pytest.approx(2**-0.5)
+    assert result["mean_cosine"] == pytest.approx(2**-0.5 / 3)
+    r = (1 / 8) / (3 / 64) ** 0.5
+    assert result["peak_pearson"] == pytest.approx(r)
+    assert result["mean_pearson"] == pytest.approx((2 * r + 1 / 3) / 3)
+    assert result["p999_cosine"] == pytest.approx(0, abs=1e-7)  # "lower": rank 1 of 0, 1, 2
+
+
+@pytest.mark.parametrize(("together", "counted"), [(9, False), (10, True)])
+def test_a_peak_that_counts_needs_ten_rows(together, counted):
+    acts = torch.zeros(100, 3)
+    acts[:together, :2] = 1.0
+    result = measure(acts, (5,))
+    assert result["peak_cosine"] == pytest.approx(1)
+    assert result["peak_cosine_often"] == pytest.approx(1.0 if counted else 0.0)
+    assert result["peak_pearson_often"] == pytest.approx(1.0 if counted else 0.0)
+
+
+def test_pearson_far_from_zero():
+    """Features that always fire, around 3000 deviations: raw moments would lose everything."""
+    g = torch.Generator().manual_seed(0)
+    common = torch.randn(4000, 1, generator=g)
+    acts = 3000 + torch.randn(4000, 3, generator=g) + common * torch.tensor([1.0, 0.5, 0.0])
+    result, truth = measure(acts, range(0, 4000, 512)), brute_force(acts)
+    assert truth["peak_pearson"] == pytest.approx(0.3315, abs=1e-3)
+    assert result == pytest.approx(truth, rel=1e-5)
+
+
+def test_constant_features_correlate_with_nothing():
+    acts = torch.tensor([2.7, 0.1, 1000.3]).expand(500, 3)
+    assert measure(acts, (1, 77, 301))["peak_pearson"] == 0
+    assert measure(acts)["peak_cosine"] == pytest.approx(1)
+
+
+def test_all_dead():
+    assert set(measure(torch.zeros(20, 5)).values()) == {0.0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(0, 60), max_size=6).map(sorted), seed=st.integers(0, 100))
+def test_any_split_and_any_order_of_features_give_the_same(cuts, seed):
+    acts = codes(60, 20, seed)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(20))
+    assert measure(acts[:, order], cuts) == pytest.approx(measure(acts), abs=1e-5)
+
+
+def test_too_wide(monkeypatch):
+    monkeypatch.setattr(correlation, "WIDEST", 8)
+    Correlation(8)
+    with pytest.raises(SleaveError, match=r"d_sae = 9 features.*up to d_sae = 8"):
+        Correlation(9)
