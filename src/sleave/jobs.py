@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
 from sleave.autoencoder.saving import load
 from sleave.base.errors import SleaveError
-from sleave.base.progress import say
+from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.recipe import Recipe, recipe_from
 from sleave.training.loop import train as train_run
@@ -67,12 +70,19 @@ def evaluate(run: RunDirectory, store: str | None = None, *, again: bool = False
         if recipe.harvest.store is not None:
             Store.open(Path(recipe.harvest.store), verify=False)  # a mistaken --store must not begin a harvest
         source = open_source(recipe)
-        say(f"Evaluating {run.path}")
-        result = evaluate_rows(
-            load(run.path), source.heldout(recipe.evaluation.batch_rows), run.scaling(), recipe.evaluation.max_rows
-        )
+        most = recipe.evaluation.max_rows
+        rows = most if source.num_heldout_rows is None else min(most, source.num_heldout_rows)
+        with progress(f"Evaluating {run.path}", rows, "rows") as advance:
+            batches = _counted(source.heldout(recipe.evaluation.batch_rows), advance)
+            result = evaluate_rows(load(run.path), batches, run.scaling(), most)
         run.add_results("evaluation", result.to_dict())
     return run.results()
+
+
+def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
+    for batch in batches:
+        yield batch
+        advance(len(batch), "")
 
 
 def open_source(recipe: Recipe) -> ActivationSource:

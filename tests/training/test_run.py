@@ -32,12 +32,14 @@ def test_beginning_writes_the_settings_and_the_machine(run):
 
 
 def test_beginning_again_with_the_same_settings_changes_nothing(run):
+    run.checkpoint_file.touch()
     before = {p: p.stat().st_mtime_ns for p in run.path.iterdir()}
     run.begin(CONFIG)
     assert {p: p.stat().st_mtime_ns for p in run.path.iterdir()} == before
 
 
 def test_other_settings_are_listed(run):
+    run.checkpoint_file.touch()
     other = {"seed": 1, "constraint": {"kind": "selective", "weight": 0.2, "top": 0.5}, "corpus": [{"kind": "hub"}]}
     with pytest.raises(SleaveError, match="other settings") as error:
         run.begin(other)
@@ -49,6 +51,11 @@ def test_other_settings_are_listed(run):
     ]
     assert "Choose another --out" in lines[4]
     assert run.config() == CONFIG
+
+
+def test_settings_from_which_nothing_was_trained_make_way(run):
+    run.begin({**CONFIG, "seed": 9})
+    assert run.config()["seed"] == 9
 
 
 def test_folder_of_something_else(tmp_path):
@@ -71,6 +78,7 @@ def test_no_run(tmp_path):
 
 
 def test_truncated_config(run):
+    run.checkpoint_file.touch()
     run.config_file.write_text(tomli_w.dumps(CONFIG)[:30])
     with pytest.raises(SleaveError, match=re.escape(f"`{run.config_file}` is not valid TOML")):
         run.begin(CONFIG)

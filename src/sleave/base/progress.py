@@ -64,12 +64,14 @@ def _bar(title: str, total: float, unit: str, done: float) -> Iterator[Advance]:
 def _plain(title: str, total: float, unit: str, done: float) -> Advance:
     began = last = time.monotonic()
     first = now_done = done
+    over = False
 
     def advance(amount: float, note: str = "") -> None:
-        nonlocal last, now_done
+        nonlocal last, now_done, over
         now_done += amount
         now = time.monotonic()
-        finished = now_done >= total > 0 and amount > 0
+        finished = now_done >= total and not over
+        over = over or finished
         if finished or now - last >= PLAIN_SECONDS:
             last = now
             pace = (now_done - first) / max(now - began, 1e-9)

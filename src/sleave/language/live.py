@@ -124,6 +124,7 @@ class LiveSource:
         )
         self.d_in = hooked.d_in
         self.num_train_rows: int | None = None
+        self.num_heldout_rows: int | None = None
         self.metadata: dict[str, Any] = {
             **metadata(hooked, corpora, settings),
             "hook_name": f"blocks.{layer}.hook_resid_post",

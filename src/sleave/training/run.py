@@ -61,26 +61,30 @@ class RunDirectory:
         return self.results_file.is_file() and "training" in self.results()
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Make the directory, or check that it holds a run of the same settings.
+        """Make the directory, or check that what was trained in it so far had the same settings.
 
         Raises:
             SleaveError: it holds something else, or a run of other settings.
         """
-        if self.started:
+        if not self.started and self._holds_something_else():
+            raise SleaveError(f"`{self.path}` is not empty and not a run (no {CONFIG}). Choose another --out.")
+        trained = self.checkpoint_file.is_file() or self.results_file.is_file()
+        if self.started and trained:
             if lines := differences(self.config(), config):
                 raise SleaveError(
                     f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
                     "Choose another --out, delete that folder, or give its own settings to go on with it."
                 )
-        # A kill while config.toml was being written leaves its temporary file alone in the folder.
-        elif self.path.is_dir() and any(not p.name.startswith(f".{CONFIG}.") for p in self.path.iterdir()):
-            raise SleaveError(f"`{self.path}` is not empty and not a run (no {CONFIG}). Choose another --out.")
-        else:
+        else:  # also over settings from which nothing was trained, such as those that made the first step fail
             write_text(self.config_file, tomli_w.dumps(dict(config)))
         for folder in (self.path, self.sae):
             remove_leftovers(folder)
         if not self.environment_file.is_file():
             write_json(self.environment_file, environment())
+
+    def _holds_something_else(self) -> bool:
+        # A kill while config.toml was being written leaves its temporary file alone in the folder.
+        return self.path.is_dir() and any(not p.name.startswith(f".{CONFIG}.") for p in self.path.iterdir())
 
     def config(self) -> dict[str, Any]:
         """The resolved settings.
