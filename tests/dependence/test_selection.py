@@ -20,6 +20,7 @@ def brute_force(acts, top, measure="cosine", min_coactivations=0):
     unit, _ = unit_columns(acts, measure)
     every = torch.tensor(list(combinations(range(acts.shape[1]), 2)))
     score = pair_correlation(unit, every[:, 0], every[:, 1]).abs()
+    score[score <= selection.NOISE[score.dtype]] = 0
     fires = (acts > 0).double()
     together = (fires.T @ fires)[every[:, 0], every[:, 1]]
     allowed = [k for k in range(len(every)) if together[k] >= min_coactivations]
@@ -41,7 +42,7 @@ def random_codes(seed, rows, d_sae, density, whole=False):
     return fires * size
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rows=st.integers(1, 40),
@@ -50,15 +51,35 @@ def random_codes(seed, rows, d_sae, density, whole=False):
     whole=st.booleans(),  # small whole numbers make many exact ties
     top=st.sampled_from([0.001, 0.05, 0.3, 1.0]),
     measure=st.sampled_from(["cosine", "pearson"]),
-    screen=st.sampled_from([torch.float32, torch.bfloat16]),
+    screen=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
     min_coactivations=st.sampled_from([0, 1, 3]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    shift=st.sampled_from([0.0, 0.0, 0.3]),  # then some codes are negative
+    repeat=st.booleans(),  # equal columns tie exactly
 )
-def test_equals_brute_force(seed, rows, d_sae, density, whole, top, measure, screen, min_coactivations):
-    acts = random_codes(seed, rows, d_sae, density, whole)
+def test_equals_brute_force(
+    seed, rows, d_sae, density, whole, top, measure, screen, min_coactivations, dtype, shift, repeat
+):
+    acts = random_codes(seed, rows, d_sae, density, whole).to(dtype) - shift
+    if repeat:
+        acts = acts[:, torch.arange(d_sae) // 2]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "TILE", 8)  # many tiles, ragged at the edge
         chosen = top_pairs(acts, top, measure=measure, min_coactivations=min_coactivations, screen=screen)
     assert as_list(chosen) == brute_force(acts, top, measure, min_coactivations)
+
+
+def test_a_pair_that_bf16_puts_in_the_wrong_order():
+    """C = 127/222 > 143/250, but the bfloat16 of 1/sqrt(222) is low and that of 1/sqrt(250) is high."""
+    acts = torch.zeros(700, 64)
+    acts[:222, 0] = acts[95:317, 1] = 1
+    acts[320:570, 2] = acts[427:677, 3] = 1
+    tiles = [unit_columns(acts)[0].to(dtype) for dtype in (torch.float32, torch.bfloat16)]
+    exact, rounded = ((float(z[0] @ z[1]), float(z[2] @ z[3])) for z in tiles)
+    assert exact[0] > exact[1]
+    assert rounded[0] < rounded[1] * (1 - 3.1 * 2**-9)  # further off than half the bound would allow for
+    for screen in (torch.float32, torch.bfloat16):
+        assert as_list(top_pairs(acts, 0.0005, screen=screen))[0][:2] == (0, 1)
 
 
 @pytest.mark.parametrize("measure", ["cosine", "pearson"])

@@ -67,7 +67,12 @@ def test_full_equals_autograd_on_the_dense_formula(measure, columns, monkeypatch
 
 def test_full_is_selective_with_every_pair():
     acts = codes(5, 30, 9)
-    torch.testing.assert_close(FullOrthogonality(0.1)(acts), SelectiveOrthogonality(top=1.0, weight=0.1)(acts))
+    full, selective = FullOrthogonality(0.1), SelectiveOrthogonality(top=1.0, weight=0.1)
+    assert full.pairs is selective.pairs is None
+    torch.testing.assert_close(full(acts), selective(acts))
+    for part in ("i", "j", "score"):
+        assert torch.equal(getattr(full.pairs, part), getattr(selective.pairs, part))
+    assert len(full.pairs) == 36
 
 
 @pytest.mark.parametrize("measure", ["cosine", "pearson"])

@@ -1,6 +1,6 @@
 """The exact top fraction of all P pairs, with memory bounded at any d_sae.
 
-The matrix C is walked in tiles of its upper triangle. A tile may be computed in bfloat16, five times faster where the
+The matrix C is walked in tiles of its upper triangle. A tile may be computed in bfloat16, which is faster where the
 machine has the instructions, because its error is bounded: whatever could still belong to the top is kept, and the
 few that are kept are computed again in full precision. So the result does not depend on how the tiles were computed.
 """
@@ -19,12 +19,14 @@ from sleave.dependence.pairs import Pairs, num_pairs, top_count, unrank
 
 TILE = 1024
 
-# |tile - C| for unit columns. bfloat16 rounds both factors and the result, each by 2^-9 of its size at most, and
-# sum |z_i z_j| <= 1 (Cauchy-Schwarz), hence 3 * 2^-9, and a little for the second order. If no code is negative,
-# every term of the sum has one sign, and the same bound holds relative to C. For float32 the sum's own rounding
-# rules; 1e-5 is forty times what 100,000 terms were seen to give.
-BF16_ERROR = 3.1 * 2.0**-9
+# |tile - C| for unit columns. bfloat16 has 8 significant bits, so it rounds both factors and the result by 2^-8 of their
+# size at most, and sum |z_i z_j| <= 1 (Cauchy-Schwarz): 3 * 2^-8, and a little for the second order and for the sum,
+# which is in float32. If no code is negative, every term of the sum has one sign, and the same bound holds relative
+# to C. The other two are empirical: many times what sums of 100,000 terms were seen to be off.
+BF16_ERROR = 3.1 * 2.0**-8
 FLOAT32_ERROR = 1e-5
+FLOAT64_ERROR = 1e-13
+NOISE = {torch.float32: 1e-6, torch.float64: 1e-14}  # what rounding may leave of C = 0; counts as 0
 
 
 def top_pairs(
@@ -38,7 +40,8 @@ def top_pairs(
     """The top fraction of all P = d_sae (d_sae - 1) / 2 pairs by |C_ij|, exactly.
 
     Ties are broken by (score, i, j): the larger |C| first, then the smaller i, then the smaller j. Pairs with C = 0
-    count, as in the paper, so the choice always has round(top P) pairs, unless `min_coactivations` leaves fewer.
+    count, as in the paper, so the choice always has round(top P) pairs, unless `min_coactivations` leaves fewer; |C|
+    up to 1e-6 counts as 0, which rounding may have left of it (1e-14 for float64 codes).
 
     Args:
         acts: codes of a batch (or of several, stacked: that pools numerators and norms separately).
@@ -46,8 +49,8 @@ def top_pairs(
         measure: `cosine` or `pearson`.
         min_coactivations: leave out pairs that fire together in fewer rows than this. Two features that fire once,
             in the same row, have C = 1.
-        screen: dtype of the tiles, torch.float32 or torch.bfloat16; by default what is fast on this machine. It does
-            not change the result.
+        screen: dtype of the tiles (torch.bfloat16, float32 or float64); by default what is fast on this machine. It
+            does not change the result.
 
     Raises:
         SleaveError: `top` outside (0, 1], fewer than two features, NaN or infinite codes.
@@ -67,7 +70,7 @@ def _top_pairs(acts: Tensor, count: int, measure: Measure, min_coactivations: in
     screen = screen or fast_dtype(unit)
     one_sign = measure == "cosine" and bool((unit >= 0).all())
     active = (acts > 0).t() if min_coactivations > 0 else None
-    keep = _Candidates(count, screen, one_sign, unit.device)
+    keep = _Candidates(count, screen, one_sign, unit)
     for row, column, tile in _tiles(unit.to(screen)):
         if active is not None:
             a, b = active[row : row + TILE], active[column : column + TILE]
@@ -75,17 +78,22 @@ def _top_pairs(acts: Tensor, count: int, measure: Measure, min_coactivations: in
         keep.add(row, column, tile.abs_())
     i, j = keep.pairs()
     score = pair_correlation(unit, i, j).abs()
+    some = score > NOISE[unit.dtype]
+    i, j, score = i[some], j[some], score[some]
     if active is None and i.numel() < count:
+        if not one_sign and screen is not torch.float64:  # only there is a tile's 0 known to be C = 0
+            return _top_pairs(acts, count, measure, min_coactivations, torch.float64)
         i, j, score = _with_zeros(i, j, score, count, acts.shape[1])
     return _first(i, j, score, count)
 
 
 def fast_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which this machine multiplies large matrices fastest; float64 input is never screened in less."""
+    """The dtype to screen in: bfloat16 on a CPU that has the instructions, the codes' own otherwise.
+
+    Not on a GPU, where torch may round partial sums to bfloat16, for which the bound above does not hold.
+    """
     if x.dtype == torch.float64:
         return torch.float64
-    if x.device.type == "cuda":
-        return torch.bfloat16
     return torch.bfloat16 if x.device.type == "cpu" and _cpu_has_bf16() else torch.float32
 
 
@@ -109,18 +117,26 @@ def _coactivations(a: Tensor, b: Tensor, least: int) -> Tensor:
     return a.to(dtype) @ b.to(dtype).t()
 
 
+def _screen_error(screen: torch.dtype, final: torch.dtype) -> float:
+    """How far a tile's score may be from the score that decides, which is computed in another dtype."""
+    # At a lower matmul precision, float32 products may be in TensorFloat-32 or bfloat16.
+    if screen is torch.bfloat16 or (screen is torch.float32 and torch.get_float32_matmul_precision() != "highest"):
+        return BF16_ERROR
+    return FLOAT64_ERROR if screen is final is torch.float64 else FLOAT32_ERROR
+
+
 class _Candidates:
     """Every pair seen so far that can still be among the `count` best, given how far off a tile's scores may be."""
 
-    def __init__(self, count: int, screen: torch.dtype, one_sign: bool, device: torch.device) -> None:
+    def __init__(self, count: int, screen: torch.dtype, one_sign: bool, unit: Tensor) -> None:
         self.count = count
-        error = {torch.bfloat16: BF16_ERROR, torch.float64: 0.0}.get(screen, FLOAT32_ERROR)
+        error = _screen_error(screen, unit.dtype)
         self.relative, self.absolute = (error, 0.0) if one_sign else (0.0, error)
         self.cut = 0.0
         self.limit = max(2 * count, TILE * TILE // 4)
-        self.i = torch.empty(0, dtype=torch.int64, device=device)
+        self.i = torch.empty(0, dtype=torch.int64, device=unit.device)
         self.j = self.i.clone()
-        self.score = torch.empty(0, dtype=screen, device=device)
+        self.score = torch.empty(0, dtype=screen, device=unit.device)
 
     def add(self, row: int, column: int, scores: Tensor) -> None:
         if self.cut == 0 and scores.numel() > self.count:
@@ -139,7 +155,7 @@ class _Candidates:
     def _raise_cut(self, scores: Tensor) -> None:
         """The count-th best true score is at least (count-th best seen - error), so nothing below that less another
         error can be among the best."""
-        kth = float(torch.topk(scores.float(), self.count, sorted=False).values.min())
+        kth = float(torch.topk(scores, self.count, sorted=False).values.min())
         cut = (kth * (1 - self.relative) - self.absolute) / (1 + self.relative) - self.absolute
         self.cut = max(self.cut, cut)
 

@@ -24,8 +24,8 @@ class Window:
         self._batches: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=length - 1)  # shape, index, value
 
     def stack(self, acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "rows d_sae"]:
-        """Every batch in the window, this one last."""
-        earlier = [self._unpack(*b).to(acts) for b in self._batches if int(b[0][1]) == acts.shape[1]]
+        """Every batch in the window, this one last: dense, length * batch * d_sae numbers while pairs are chosen."""
+        earlier = [self._unpack(*b).to(acts) for b in self._batches]
         return torch.cat([*earlier, acts.detach()]) if earlier else acts.detach()
 
     def push(self, acts: Float[Tensor, "batch d_sae"]) -> None:

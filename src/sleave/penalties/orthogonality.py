@@ -60,6 +60,7 @@ class SelectiveOrthogonality(Penalty):
         self.refresh = refresh
         self.measure = check_measure(measure)
         self.min_coactivations = min_coactivations
+        self._pairs: Pairs | None = None
         self._window = Window(window)
         self._calls = 0
         self._overlap = float("nan")
@@ -67,24 +68,29 @@ class SelectiveOrthogonality(Penalty):
     def __call__(
         self, acts: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_in"] | None = None
     ) -> Float[Tensor, ""]:
-        if self._calls % self.refresh == 0 or self.pairs is None:
-            former = self.pairs
+        if self._calls % self.refresh == 0 or self._pairs is None:
+            former = self._pairs
             stacked = self._window.stack(acts)
-            self.pairs = top_pairs(stacked, self.top, measure=self.measure, min_coactivations=self.min_coactivations)
-            self._overlap = self.pairs.jaccard(former) if former is not None else float("nan")
+            self._pairs = top_pairs(stacked, self.top, measure=self.measure, min_coactivations=self.min_coactivations)
+            self._overlap = self._pairs.jaccard(former) if former is not None else float("nan")
         self._window.push(acts)
         self._calls += 1
-        weight = torch.full_like(self.pairs.score, self.weight)
-        return pair_penalty(acts, self.pairs.i, self.pairs.j, weight, self.measure)
+        weight = torch.full_like(self._pairs.score, self.weight)
+        return pair_penalty(acts, self._pairs.i, self._pairs.j, weight, self.measure)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """The chosen pairs T, sorted by score; None before the first call."""
+        return self._pairs
 
     def figures(self) -> dict[str, float]:
         """pairs and unique_features in T; its peak, mean and least score; Jaccard overlap with the T before it."""
-        if self.pairs is None or len(self.pairs) == 0:
+        if self._pairs is None or len(self._pairs) == 0:
             return {"pairs": 0.0, "unique_features": 0.0}
-        score = self.pairs.score
+        score = self._pairs.score
         figures = {
-            "pairs": float(len(self.pairs)),
-            "unique_features": float(self.pairs.num_features),
+            "pairs": float(len(self._pairs)),
+            "unique_features": float(self._pairs.num_features),
             "peak": float(score[0]),
             "mean": float(score.mean()),
             "least": float(score[-1]),
@@ -95,15 +101,15 @@ class SelectiveOrthogonality(Penalty):
         state = {f"window.{name}": part for name, part in self._window.state().items()}
         state["calls"] = torch.tensor(self._calls)
         state["overlap"] = torch.tensor(self._overlap, dtype=torch.float64)
-        if self.pairs is not None:
-            state |= {"i": self.pairs.i, "j": self.pairs.j, "score": self.pairs.score}
+        if self._pairs is not None:
+            state |= {"i": self._pairs.i, "j": self._pairs.j, "score": self._pairs.score}
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
         self._window.restore({n.removeprefix("window."): t for n, t in state.items() if n.startswith("window.")})
         self._calls = int(state["calls"])
         self._overlap = float(state["overlap"])
-        self.pairs = Pairs(state["i"], state["j"], state["score"]) if "i" in state else None
+        self._pairs = Pairs(state["i"], state["j"], state["score"]) if "i" in state else None
 
 
 class FullOrthogonality(Penalty):
@@ -119,15 +125,22 @@ class FullOrthogonality(Penalty):
     def __init__(self, weight: float = 0.1, measure: Measure = "cosine") -> None:
         super().__init__(weight)
         self.measure = check_measure(measure)
+        self._acts: Tensor | None = None
         self._figures: dict[str, float] = {}
 
     def __call__(
         self, acts: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_in"] | None = None
     ) -> Float[Tensor, ""]:
+        self._acts = acts.detach()
         total: Tensor = _AllPairs.apply(acts, self.measure)
         pairs = num_pairs(acts.shape[1])
         self._figures = {"pairs": float(pairs), "mean_square": float(total.detach()) / max(pairs, 1)}
         return self.weight * total
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """All P pairs of the last batch, sorted by score, computed when asked for; None before the first call."""
+        return None if self._acts is None else top_pairs(self._acts, 1.0, measure=self.measure)
 
     def figures(self) -> dict[str, float]:
         """How many pairs there are, and the mean of C^2 over them."""

@@ -16,15 +16,17 @@ class Penalty(ABC):
 
     Attributes:
         weight: what the sum over pairs is multiplied by.
-        pairs: the pairs of the last call that were pushed apart, sorted by score; None before the first call, and
-            for a penalty that takes all pairs.
     """
 
     def __init__(self, weight: float) -> None:
         if not weight >= 0:
             raise SleaveError(f"`weight` (= {weight}) must be at least 0.")
         self.weight = weight
-        self.pairs: Pairs | None = None
+
+    @property
+    @abstractmethod
+    def pairs(self) -> Pairs | None:
+        """The pairs that the last call pushed apart, sorted by score; None before the first call."""
 
     @abstractmethod
     def __call__(
