@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from sleave.activations.manifest import refuse_another_harvest
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
 from sleave.autoencoder.saving import load
@@ -23,7 +25,7 @@ def harvest(recipe: Recipe) -> Store:
     """Make the activation store of a recipe, go on with it, or reuse it; see `sleave.language.harvest`."""
     from sleave.language.harvest import harvest as harvest_store
 
-    return harvest_store(recipe.model, recipe.corpus, recipe.harvest, recipe.seed)
+    return harvest_store(recipe.model, recipe.corpus, recipe.harvest)
 
 
 def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
@@ -67,27 +69,42 @@ def evaluate(run: RunDirectory, store: str | None = None, *, again: bool = False
         raise SleaveError(f"`{run.path}` is not finished. Run the same `sleave train` command again: it goes on.")
     if again or store is not None or "evaluation" not in run.results():
         recipe = recipe_from(config, {"harvest": {"store": store}} if store else {}, where=f"`{run.config_file}`")
-        if recipe.harvest.store is not None:
-            Store.open(Path(recipe.harvest.store), verify=False)  # a mistaken --store must not begin a harvest
-        source = open_source(recipe)
-        most = recipe.evaluation.max_rows
-        rows = most if source.num_heldout_rows is None else min(most, source.num_heldout_rows)
-        with progress(f"Evaluating {run.path}", rows, "rows") as advance:
-            batches = _counted(source.heldout(recipe.evaluation.batch_rows), advance)
-            result = evaluate_rows(load(run.path), batches, run.scaling(), most)
+        batches, rows = _heldout(recipe)
+        with progress(f"Evaluating {run.path}", min(rows, recipe.evaluation.max_rows), "rows") as advance:
+            result = evaluate_rows(
+                load(run.path), _counted(batches, advance), run.scaling(), recipe.evaluation.max_rows
+            )
         run.add_results("evaluation", result.to_dict())
     return run.results()
 
 
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
+        advance(len(batch), "")  # before: whoever has enough rows does not come back
         yield batch
-        advance(len(batch), "")
+
+
+def _heldout(recipe: Recipe) -> tuple[Iterator[Tensor], float]:
+    """Raw held-out rows, and how many there are (infinity, if that is not known); nothing is harvested for it."""
+    if recipe.harvest.store is None:
+        return open_source(recipe).heldout(recipe.evaluation.batch_rows), math.inf
+    from sleave.language.reading import FILES, specification
+
+    store = Store.open(Path(recipe.harvest.store), verify=False)
+    wanted = specification(recipe.model, recipe.corpus, recipe.harvest)
+    # The text and the model need not be there any more.
+    refuse_another_harvest(store.path, {**store.harvest, FILES: {}}, {**wanted, FILES: {}})
+    rows = store.layer(_layer(recipe), "heldout")
+    return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
+
+
+def _layer(recipe: Recipe) -> int:
+    return recipe.model.layers[0] if recipe.layer is None else recipe.layer
 
 
 def open_source(recipe: Recipe) -> ActivationSource:
     """Where a recipe's batches come from: its store (made if it is not there), or the language model itself."""
-    layer = recipe.model.layers[0] if recipe.layer is None else recipe.layer
+    layer = _layer(recipe)
     if recipe.harvest.store is None:
         from sleave.language.live import LiveSource
 

@@ -112,5 +112,5 @@ def test_any_split_and_any_order_of_features_give_the_same(cuts, seed):
 def test_too_wide(monkeypatch):
     monkeypatch.setattr(correlation, "WIDEST", 8)
     Correlation(8)
-    with pytest.raises(SleaveError, match=r"d_sae = 9 features.*up to d_sae = 8"):
+    with pytest.raises(SleaveError, match=r"`d_sae` \(= 9\) must be at most 8"):
         Correlation(9)

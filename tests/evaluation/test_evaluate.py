@@ -9,6 +9,7 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.autoencoder.saving import fold
 from sleave.base.errors import SleaveError
+from sleave.evaluation import evaluate
 from sleave.evaluation.evaluate import evaluate_rows
 
 D_IN, D_SAE = 6, 14
@@ -121,3 +122,11 @@ def test_rows_that_are_not_finite(bad):
 def test_wrong_width():
     with pytest.raises(SleaveError, match="`x` has width 5, but this autoencoder reads width 6"):
         evaluate_rows(trained(), [torch.randn(20, 5)])
+
+
+def test_wide_dictionaries_go_without_the_correlation_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(evaluate, "WIDEST", D_SAE - 1)
+    result = evaluate_rows(trained(), rows().split(100))
+    assert result.correlation is None
+    assert result.to_dict()["correlation"] is None
+    assert result.codes.l0 > 0

@@ -28,7 +28,7 @@ from sleave.base import files
 from sleave.base.errors import SleaveError
 from sleave.language import harvest as harvest_module
 from sleave.language.contexts import contexts, is_heldout
-from sleave.language.corpora import Document, read_corpora
+from sleave.language.corpora import Document, matching, read_corpora
 from sleave.language.model import HookedModel
 from sleave.recipe import Recipe
 
@@ -239,8 +239,20 @@ def test_a_finished_harvest_is_reused_without_the_model(recipe, copied, no_model
     assert content(copied) == before
 
 
-def test_where_and_in_what_batches_it_runs_does_not_matter(recipe, copied, no_model):
+def test_where_and_in_what_batches_it_runs_does_not_matter_nor_the_runs_seed(recipe, copied, no_model):
+    jobs.harvest(small_recipe(recipe.to_dict(), seed=7))
     jobs.harvest(small_recipe(recipe.to_dict(), model={"device": "auto"}, harvest={"batch_tokens": 32}))
+
+
+def test_edited_text_is_not_taken_for_what_was_harvested(recipe, copied, no_model):
+    text = next(path for pattern in recipe.corpus[0].paths for path in matching(pattern))
+    before = text.stat()
+    try:
+        os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        with pytest.raises(SleaveError, match=r"another harvest:\n  `files\..*`: there '\d+ bytes"):
+            jobs.harvest(recipe)
+    finally:
+        os.utime(text, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 @pytest.mark.parametrize(
@@ -249,14 +261,14 @@ def test_where_and_in_what_batches_it_runs_does_not_matter(recipe, copied, no_mo
         ({"harvest": {"context_length": 9}}, "`harvest.context_length`: there 8, now 9"),
         ({"model": {"layers": [0, 1, 2]}}, r"`model.layers`: there \[0, 2\], now \[0, 1, 2\]"),
         ({"model": {"name": "elsewhere"}}, "`model.name`: there '.*', now 'elsewhere'"),
-        ({"seed": 1}, "`seed`: there 0, now 1"),
+        ({"harvest": {"seed": 1}}, "`harvest.seed`: there 0, now 1"),
         ({"harvest": {"dtype": "bfloat16"}}, "`harvest.dtype`: there 'float32', now 'bfloat16'"),
         ({"corpus": [{"kind": "packaged", "name": "news"}]}, "`corpus`: there .*jsonl.*, now .*packaged"),
     ],
 )
 def test_another_harvest_is_refused_before_the_model_is_loaded(recipe, copied, no_model, overrides, line):
     before = content(copied)
-    with pytest.raises(SleaveError, match=rf"another harvest:\n  {line}.*\nChoose another folder, or delete this one"):
+    with pytest.raises(SleaveError, match=rf"another harvest:\n(.*\n)*  {line}(.*\n)+Choose another folder, or del"):
         jobs.harvest(small_recipe(recipe.to_dict(), **overrides))
     assert content(copied) == before
 

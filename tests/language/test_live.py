@@ -56,7 +56,7 @@ def make_source(recipe: Recipe) -> LiveSource:
 
 
 def make_rows(recipe: Recipe, heldout: bool = False) -> LiveRows:
-    return LiveRows(HookedModel.load(recipe.model), LAYER, recipe.corpus, recipe.harvest, recipe.seed, heldout)
+    return LiveRows(HookedModel.load(recipe.model), LAYER, recipe.corpus, recipe.harvest, heldout)
 
 
 def stored_rows(store: Store, split: Any = "train") -> torch.Tensor:

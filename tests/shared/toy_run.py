@@ -63,7 +63,7 @@ def make_recipe(folder: Path, **changes: Any) -> Path:
     from sleave.recipe import Recipe
 
     recipe = parse(Recipe, values, where="The toy recipe")
-    harvest = specification(recipe.model, recipe.corpus, recipe.harvest, recipe.seed)
+    harvest = specification(recipe.model, recipe.corpus, recipe.harvest)
     make_store(folder / "store", harvest=harvest)
     (folder / "toy.toml").write_text(tomli_w.dumps(values))
     return folder / "toy.toml"

@@ -38,12 +38,12 @@ class Chunk(Settings):
     """By path relative to the store."""
 
 
-class MomentsSummary(Settings):
-    """A layer's training rows in three numbers, for people; the moments themselves are in the chunks."""
+class LayerMoments(Settings):
+    """Mean and variance of each dimension over a layer's training rows; what scaling is made of."""
 
     count: int
-    mean_squared_norm: float
-    total_variance: float
+    mean: list[float]
+    variance: list[float]
 
 
 class Manifest(Settings):
@@ -57,7 +57,7 @@ class Manifest(Settings):
     dtype: DType
     complete: bool = False
     norm_limits: dict[int, float] | None = None
-    moments: dict[int, MomentsSummary] | None = None
+    moments: dict[int, LayerMoments] | None = None
     chunks: tuple[Chunk, ...] = ()
 
     @classmethod

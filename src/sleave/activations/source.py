@@ -36,10 +36,6 @@ class ActivationSource(Protocol):
     def num_train_rows(self) -> int | None:
         """Number of different training rows; None when they are made as they are needed."""
 
-    @property
-    def num_heldout_rows(self) -> int | None:
-        """Number of held-out rows; None when they are made as they are needed."""
-
     def next_batch(self) -> Float[Tensor, "batch d_in"]:
         """The next training batch: float32, scaled."""
 
@@ -91,7 +87,6 @@ class StoredSource:
         self._train = store.layer(layer)
         self._heldout = store.layer(layer, "heldout")
         self.num_train_rows = len(self._train)
-        self.num_heldout_rows = len(self._heldout)
         if self.num_train_rows < batch_size:
             raise SleaveError(
                 f"The activation store `{store.path}` has {self.num_train_rows} training rows, fewer than one batch "

@@ -28,8 +28,8 @@ from sleave.activations.manifest import (
     SPLITS,
     Chunk,
     FileRecord,
+    LayerMoments,
     Manifest,
-    MomentsSummary,
     Split,
     chunk_folder,
     documents_file,
@@ -190,14 +190,12 @@ class StoreWriter:
         """Mark the store complete."""
         chunks = self._manifest.chunks
         moments = {layer: _moments(self.path, chunks, layer, self._manifest.d_in) for layer in self._manifest.layers}
-        summaries = {
-            layer: MomentsSummary(
-                count=m.count, mean_squared_norm=m.mean_squared_norm, total_variance=float(m.variance.sum())
-            )
+        kept = {
+            layer: LayerMoments(count=m.count, mean=m.mean.tolist(), variance=m.variance.tolist())
             for layer, m in moments.items()
             if m.count
         }
-        self._commit(complete=True, moments=summaries)
+        self._commit(complete=True, moments=kept)
 
     def _files(self, index: int, splits: Mapping[Split, ChunkRows]) -> Iterator[tuple[Path, dict[str, Tensor]]]:
         """A chunk's safetensors files and their tensors, one at a time to spare memory."""
@@ -264,6 +262,7 @@ class Store:
         norm_limits: per layer, the norm above which rows were dropped, if they were.
         dropped_rows: number of rows that the harvest left out.
         chunks: the manifest's list of chunks.
+        moments: mean and variance of the training rows, by layer.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -277,6 +276,7 @@ class Store:
         self.norm_limits = manifest.norm_limits
         self.dropped_rows = sum(chunk.dropped_rows for chunk in manifest.chunks)
         self.chunks = manifest.chunks
+        self.moments = manifest.moments or {}
 
     @classmethod
     def open(cls, path: Path, verify: bool = True) -> Store:
@@ -377,7 +377,9 @@ class LayerRows:
     def moments(self) -> Moments:
         """The moments of all the rows; kept for the train split only."""
         assert self.split == "train"
-        return _moments(self.store.path, self.store.chunks, self.layer, self.store.d_in)
+        kept = self.store.moments[self.layer]
+        variance = torch.tensor(kept.variance, dtype=torch.float64)
+        return Moments(kept.count, torch.tensor(kept.mean, dtype=torch.float64), variance * kept.count)
 
 
 def _record(path: Path) -> FileRecord:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from sleave.base.errors import SleaveError
 
+ACTIVE = 1e-6  # mean code above which a feature counts as active (Top-k feature decorrelation, 5.3)
+
 
 class SparseAutoencoder(nn.Module):
     """f = ReLU(x W_enc + b_enc), x_hat = f W_dec + b_dec.

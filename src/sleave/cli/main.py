@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
 
 from sleave import __version__
 
@@ -24,7 +27,9 @@ A recipe is a TOML file; every setting in it can be changed on the command line 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 fine, 2 the user's mistake, 128 + n stopped by signal n)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser("sleave", description=DESCRIPTION, formatter_class=_Raw, add_help=True)
+    parser = argparse.ArgumentParser(
+        "sleave", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"sleave {__version__}")
     parser.add_argument("verb", choices=("harvest", "train", "evaluate"), help="what to do; `sleave VERB --help`")
     known = parser.parse_args(arguments[:1] or ["--help"])
@@ -33,6 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sleave.cli import verbs
     from sleave.training.interruption import Interrupted
 
+    kept = "stopped. What was finished is kept; the same command goes on."
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number, kept)
+
+    former = signal.signal(signal.SIGTERM, terminate)
     try:
         getattr(verbs, known.verb)(arguments[1:])
     except SleaveError as error:
@@ -42,13 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nsleave {known.verb}: {stopped}", file=sys.stderr)
         return 128 + stopped.signal_number
     except KeyboardInterrupt:
-        print(f"\nsleave {known.verb}: stopped. What was finished is kept; the same command goes on.", file=sys.stderr)
+        print(f"\nsleave {known.verb}: {kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `sleave evaluate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, former)
     return 0
-
-
-class _Raw(argparse.RawDescriptionHelpFormatter):
-    pass

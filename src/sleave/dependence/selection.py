@@ -19,10 +19,10 @@ from sleave.dependence.pairs import Pairs, num_pairs, top_count, unrank
 
 TILE = 1024
 
-# |tile - C| for unit columns. bfloat16 has 8 significant bits, so it rounds both factors and the result by 2^-8 of their
-# size at most, and sum |z_i z_j| <= 1 (Cauchy-Schwarz): 3 * 2^-8, and a little for the second order and for the sum,
-# which is in float32. If no code is negative, every term of the sum has one sign, and the same bound holds relative
-# to C. The other two are empirical: many times what sums of 100,000 terms were seen to be off.
+# |tile - C| for unit columns. bfloat16 has 8 significant bits, so it rounds both factors and the result by 2^-8 of
+# their size at most, and sum |z_i z_j| <= 1 (Cauchy-Schwarz): 3 * 2^-8, and a little for the second order and for the
+# sum, which is in float32. If no code is negative, every term of the sum has one sign, and the same bound holds
+# relative to C. The other two are empirical: many times what sums of 100,000 terms were seen to be off.
 BF16_ERROR = 3.1 * 2.0**-8
 FLOAT32_ERROR = 1e-5
 FLOAT64_ERROR = 1e-13

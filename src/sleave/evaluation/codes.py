@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ACTIVE = 1e-6  # mean activation, Top-k feature decorrelation, 5.3
+from sleave.autoencoder.model import ACTIVE
+
 DENSE = 0.1  # share of rows
 
 

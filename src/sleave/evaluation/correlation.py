@@ -11,7 +11,7 @@ from torch import Tensor
 from sleave.base.errors import SleaveError
 
 OFTEN = 10  # rows; a peak over pairs that fire together less often is an accident of the sample
-WIDEST = 32_768  # d_sae; three matrices of d_sae^2 numbers are held
+WIDEST = 16_384  # d_sae; at the end about 40 bytes are held for each of d_sae^2 numbers, here 11 GB
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,12 @@ class Correlation:
     Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", Eq. (2.1).
     """
 
-    def __init__(self, d_sae: int, device: torch.device | None = None) -> None:
+    def __init__(self, d_sae: int) -> None:
         if d_sae > WIDEST:
-            raise SleaveError(
-                f"The correlation of all pairs of d_sae = {d_sae} features needs {3 * 8 * d_sae**2 / 2**30:.0f} GiB; "
-                f"it is computed up to d_sae = {WIDEST}."
-            )
-        self._comoment = torch.zeros(d_sae, d_sae, dtype=torch.float64, device=device)
-        self._together = torch.zeros(d_sae, d_sae, dtype=torch.float32, device=device)
-        self._mean = torch.zeros(d_sae, dtype=torch.float64, device=device)
+            raise SleaveError(f"`d_sae` (= {d_sae}) must be at most {WIDEST} for the correlation of all pairs.")
+        self._comoment = torch.zeros(d_sae, d_sae, dtype=torch.float64)
+        self._together = torch.zeros(d_sae, d_sae, dtype=torch.float32)
+        self._mean = torch.zeros(d_sae, dtype=torch.float64)
         self._rows = 0
 
     def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:

@@ -13,7 +13,7 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.evaluation.codes import Codes, CodesResult
-from sleave.evaluation.correlation import Correlation, CorrelationResult
+from sleave.evaluation.correlation import WIDEST, Correlation, CorrelationResult
 from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
 
 
@@ -26,14 +26,14 @@ class Evaluation:
         scaled: reconstruction in the units it was trained in.
         raw: reconstruction of the model's own activations, comparable with other tools'.
         codes: sparsity (L1 in the units it was trained in) and utilisation.
-        correlation: of the codes, which no scaling changes.
+        correlation: of the codes, which no scaling changes; None above d_sae = 16,384.
     """
 
     rows: int
     scaled: ReconstructionResult
     raw: ReconstructionResult
     codes: CodesResult
-    correlation: CorrelationResult
+    correlation: CorrelationResult | None
 
     def to_dict(self) -> dict[str, Any]:
         """As nested JSON values."""
@@ -58,7 +58,7 @@ def evaluate_rows(
     scaling = scaling or Scaling.identity(sae.d_in)
     raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
     codes = Codes((sae.W_dec * scaling.scale).norm(dim=1))
-    correlation = Correlation(sae.d_sae)
+    correlation = Correlation(sae.d_sae) if sae.d_sae <= WIDEST else None
     rows = 0
     for x in _up_to(batches, max_rows):
         if not bool(torch.isfinite(x).all()):
@@ -68,11 +68,13 @@ def evaluate_rows(
         raw.update(x, x_hat)
         scaled.update(scaling.apply(x), scaling.apply(x_hat))
         codes.update(acts)
-        correlation.update(acts)
+        if correlation is not None:
+            correlation.update(acts)
         rows += len(x)
     if rows == 0:
         raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
-    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlation.compute())
+    correlated = None if correlation is None else correlation.compute()
+    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated)
 
 
 def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:

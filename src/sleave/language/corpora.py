@@ -106,13 +106,17 @@ def _bbc_news() -> Iterator[Document]:
         yield Document(text, path.parent.name, "packaged:bbc_news")
 
 
+def matching(pattern: str) -> list[Path]:
+    """The files that a path or pattern of a corpus means."""
+    # Whatever exists under this very name is meant, though it hold [ or *.
+    return [Path(p) for p in ([pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True)))]
+
+
 def _files(corpus: FileCorpus) -> Iterator[Document]:
     for pattern in corpus.paths:
-        # Whatever exists under this very name is meant, though it hold [ or *.
-        paths = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        if not paths:
+        if not (paths := matching(pattern)):
             raise SleaveError(f"`{pattern}` matches no file (seen from `{Path.cwd()}`); correct the path in `paths`.")
-        for path in map(Path, paths):
+        for path in paths:
             try:
                 yield from _file(path, corpus.text_field, corpus.label_field)
             except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid) as error:

@@ -21,7 +21,7 @@ from sleave.language.reading import Item, items, metadata, norm_limits, not_mass
 from sleave.language.settings import CorpusSettings, HarvestSettings, HubCorpus, ModelSettings
 
 
-def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int) -> Store:
+def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings) -> Store:
     """Make the activation store that the settings describe, go on with an unfinished one, or reuse a finished one.
 
     Raises:
@@ -31,7 +31,7 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
     if settings.store is None:
         raise SleaveError("`harvest.store` names no folder. Give one, such as --harvest.store activations/mine.")
     path = Path(settings.store)
-    wanted = specification(model, corpora, settings, seed)
+    wanted = specification(model, corpora, settings)
     if _is_there(path, wanted, model.layers):
         store = Store.open(path, verify=False)
         say(
@@ -45,7 +45,7 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
         path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
     )
     if not writer.complete:
-        _harvest(hooked, corpora, settings, seed, writer)
+        _harvest(hooked, corpora, settings, writer)
     store = Store.open(path, verify=False)
     say(
         f"Kept in {path}: {store.num_rows('train'):,} training rows (tokens), {store.num_rows('heldout'):,} held out, "
@@ -71,10 +71,10 @@ def _is_there(path: Path, wanted: dict[str, object], layers: Sequence[int]) -> b
 
 
 def _harvest(
-    model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int, writer: StoreWriter
+    model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings, writer: StoreWriter
 ) -> None:
-    documents, total = _documents(corpora, seed)
-    stream = items(documents, model, settings, seed, start=writer.next_document)
+    documents, total = _documents(corpora, settings.seed)
+    stream = items(documents, model, settings, start=writer.next_document)
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
     done = _Done(writer, total, settings.max_tokens)
     with progress("Harvesting", 100, "%", done.percent) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ from sleave.activations.buffer import RollingBuffer
 from sleave.activations.scaling import Moments, Scaling
 from sleave.activations.settings import BufferSettings
 from sleave.base.errors import SleaveError
-from sleave.base.progress import say
+from sleave.base.progress import progress, say
 from sleave.language.corpora import read_corpora
 from sleave.language.model import HookedModel
 from sleave.language.reading import Item, items, metadata, norm_limits, not_massive, read
@@ -33,14 +34,12 @@ class LiveRows:
         layer: int,
         corpora: Sequence[CorpusSettings],
         settings: HarvestSettings,
-        seed: int,
         heldout: bool = False,
     ) -> None:
         self._model = model
         self._layer = layer
         self._corpora = corpora
         self._settings = settings
-        self._seed = seed
         self._heldout = heldout
         self.limits: dict[int, float] | None = None
         self._pending = torch.empty(0, model.d_in)
@@ -53,15 +52,18 @@ class LiveRows:
             SleaveError: the text has no rows on this side of the split.
         """
         parts, rows = [self._pending], len(self._pending)
-        while rows < n:
-            if group := self._group():
-                self._document = group[-1].number + 1
-                parts.append(self._rows(group))
-                rows += len(parts[-1])
-            elif self._document == 0:
-                raise SleaveError("The text gives no training rows; give more, or loosen harvest.min_tokens.")
-            else:
-                self._go_to(0)  # the text begins again
+        long = n - rows > GROUP_ROWS
+        with progress("Reading", n, "tokens", rows) if long else nullcontext(lambda *_: None) as advance:
+            while rows < n:
+                if group := self._group():
+                    self._document = group[-1].number + 1
+                    parts.append(self._rows(group))
+                    rows += len(parts[-1])
+                    advance(len(parts[-1]), "")
+                elif self._document == 0:
+                    raise SleaveError("The text gives no training rows; give more, or loosen harvest.min_tokens.")
+                else:
+                    self._go_to(0)  # the text begins again
         joined = torch.cat([p for p in parts if len(p)])  # an empty part may have another dtype
         self._pending = joined[n:].clone()  # of its own, so that the rest of `joined` is let go
         return joined[:n].clone()
@@ -83,8 +85,8 @@ class LiveRows:
 
     def _go_to(self, document: int) -> None:
         self._document = document
-        documents = read_corpora(self._corpora, self._seed)
-        self._items = items(documents, self._model, self._settings, self._seed, document)
+        documents = read_corpora(self._corpora, self._settings.seed)
+        self._items = items(documents, self._model, self._settings, document)
 
     def _group(self) -> list[Item]:
         group: list[Item] = []
@@ -123,15 +125,15 @@ class LiveSource:
             f"the scaling, then {buffer.buffer_contexts * rows:,} to fill the shuffle buffer."
         )
         self.d_in = hooked.d_in
+        self._layer = layer
         self.num_train_rows: int | None = None
-        self.num_heldout_rows: int | None = None
         self.metadata: dict[str, Any] = {
             **metadata(hooked, corpora, settings),
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "hook_layer": layer,
         }
-        self._train = LiveRows(hooked, layer, corpora, settings, seed)
-        self._heldout = LiveRows(hooked, layer, corpora, settings, seed, heldout=True)
+        self._train = LiveRows(hooked, layer, corpora, settings)
+        self._heldout = LiveRows(hooked, layer, corpora, settings, heldout=True)
         first = self._train.read(FIRST_ROWS)
         limits = norm_limits({layer: first}, settings)
         self._train.limits = self._heldout.limits = limits
@@ -158,9 +160,14 @@ class LiveSource:
             yield from rows.float().split(batch_size)
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next batches depend on."""
-        return self._buffer.state()
+        """All that the next batches depend on, scaling and norm limit among it."""
+        limits = self._train.limits
+        limit = torch.tensor([] if limits is None else list(limits.values()), dtype=torch.float64)
+        return {**self._buffer.state(), "shift": self.scaling.shift, "scale": self.scaling.scale, "norm_limit": limit}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to where `state` was taken."""
-        self._buffer.restore(state)
+        self._buffer.restore({name: t for name, t in state.items() if name not in ("shift", "scale", "norm_limit")})
+        self.scaling = Scaling(state["shift"], state["scale"])
+        limit = state["norm_limit"]
+        self._train.limits = self._heldout.limits = {self._layer: float(limit[0])} if len(limit) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.language.contexts import Context, contexts, is_heldout
-from sleave.language.corpora import Document
+from sleave.language.corpora import Document, matching
 from sleave.language.model import HookedModel
 from sleave.language.settings import CorpusSettings, FileCorpus, HarvestSettings, ModelSettings
+
+FILES = "files"  # of the specification: what can change without a setting changing
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Item:
 
 
 def items(
-    documents: Iterable[Document], model: HookedModel, settings: HarvestSettings, seed: int, start: int = 0
+    documents: Iterable[Document], model: HookedModel, settings: HarvestSettings, start: int = 0
 ) -> Iterator[Item]:
     """Documents from number `start` on, cut into contexts. One that gives no context is still an item."""
     size = 512  # documents that the tokenizer gets at once
@@ -43,7 +46,7 @@ def items(
         for context in contexts(numbered, model, settings):
             by_document[context.document].append(context)
         for number, document in numbered:
-            heldout = is_heldout(document, settings.heldout_fraction, seed)
+            heldout = is_heldout(document, settings.heldout_fraction, settings.seed)
             yield Item(number, document, heldout, tuple(by_document[number]))
 
     for number, document in enumerate(documents):
@@ -119,10 +122,15 @@ def metadata(model: HookedModel, corpora: Sequence[CorpusSettings], settings: Ha
     }
 
 
-def specification(
-    model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings, seed: int
-) -> dict[str, Any]:
-    """What decides which rows there are: the same specification gives the same rows."""
+def specification(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings) -> dict[str, Any]:
+    """What decides which rows there are: the same specification gives the same rows.
+
+    Local files are told apart by size and time of change, so that edited text is not taken for what was harvested.
+    """
+    files = [path for c in corpora if isinstance(c, FileCorpus) for pattern in c.paths for path in matching(pattern)]
+    files += sorted(Path(model.name).expanduser().glob("*.safetensors"))
+    seen = {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
     how = settings.model_dump(mode="json", exclude={"store", "batch_tokens"})
     which = model.model_dump(mode="json", exclude={"device", "layers"})
-    return {"seed": seed, "model": which, "corpus": [c.model_dump(mode="json") for c in corpora], "harvest": how}
+    texts = [c.model_dump(mode="json") for c in corpora]
+    return {"model": which, "corpus": texts, "harvest": how, FILES: seen}

@@ -91,10 +91,12 @@ class ContextSettings(Settings):
 class HarvestSettings(ContextSettings):
     """How much is read, how it is split, and where the activations are kept."""
 
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the order of the documents and of the split. Apart from the run's seed, so that runs share activations."""
     store: str | None = None
     """Folder of the activation store. Without one, `sleave train` reads the language model as it goes (live mode)."""
     max_tokens: Annotated[int, Field(ge=1)] = 1_000_000
-    """Stop after so many training rows (tokens), or at the end of the text."""
+    """Stop after so many training rows (tokens), or at the end of the text. Live mode has no limit."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of documents that training never sees. A document is held out whole, by a hash of its text."""
     dtype: DType = "bfloat16"

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from sleave.base.progress import say
+
 
 class Interrupted(BaseException):
     """A run that stopped because it was asked to, after saving.
@@ -40,6 +42,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     def ask(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
         _set_all(former)
+        say("\nStopping after this step, and saving; once more stops at once, without saving.")
 
     def _set_all(handlers: Mapping[signal.Signals, Any]) -> None:
         for number, handler in handlers.items():

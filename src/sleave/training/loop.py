@@ -11,6 +11,7 @@ import torch
 
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
+from sleave.autoencoder.model import ACTIVE
 from sleave.autoencoder.saving import fold, save
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
@@ -24,7 +25,6 @@ from sleave.training.settings import RunSettings
 from sleave.training.step import Stepper, StepResult
 from sleave.training.trackers import Logger, open_trackers
 
-ACTIVE = 1e-6  # mean activation above which a feature counts as active (Top-k feature decorrelation, 5.3)
 LAST_STEPS = 100  # the papers report averages over the last 100 steps
 
 

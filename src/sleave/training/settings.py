@@ -80,7 +80,8 @@ class RunSettings(Settings):
     """Everything that training itself depends on; where the activations come from is the recipe's."""
 
     seed: int = Field(default=0, ge=0)
-    """Of everything random. The same seed on the same machine gives the same weights to the bit."""
+    """Of initialisation and batches. The same seed on the same machine gives the same weights to the bit (on a CPU; a
+    GPU adds up in no fixed order)."""
     autoencoder: AutoencoderSettings
     sparsity: SparsitySettings = SparsitySettings()
     constraint: ConstraintSettings = SelectiveConstraint()
