@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from sleave.base.errors import SleaveError
 from sleave.base.files import (
     atomic_path,
+    exclusive,
     explained_disk_errors,
     load_tensors,
     read_json,
@@ -181,3 +182,21 @@ def test_toml(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with exclusive(folder):
+        assert list(folder.iterdir()) == []
+        with pytest.raises(SleaveError, match="Another sleave is at work"), exclusive(folder):
+            pass
+        with pytest.raises(SleaveError, match="Another sleave is at work"), exclusive(folder):
+            pass
+    with exclusive(folder):
+        pass
+
+
+def test_a_file_where_the_folder_should_be(tmp_path):
+    (tmp_path / "run").write_text("x")
+    with pytest.raises(SleaveError, match="is not a folder"), exclusive(tmp_path / "run"):
+        pass

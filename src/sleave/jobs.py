@@ -14,6 +14,7 @@ from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
 from sleave.autoencoder.saving import load
 from sleave.base.errors import SleaveError
+from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.recipe import Recipe, recipe_from
@@ -42,14 +43,14 @@ def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
     for layer, run in zip(layers, runs, strict=True):
         one = recipe.model_copy(update={"layer": layer})
-        if run.started:
-            run.begin(one.to_dict())  # refuses other settings before anything is read
+        run.check(one.to_dict())  # before anything is read
         if run.finished:
             say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         else:
             source = open_source(one)  # first, so that a mistake in the model or the text leaves no run behind
-            run.begin(one.to_dict())
-            train_run(one, source, run)
+            with exclusive(run.path):
+                run.begin(one.to_dict())
+                train_run(one, source, run)
     return runs
 
 

@@ -54,6 +54,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder (made if it is not there) for this process alone while the block runs; a kill lets it go.
+
+    Raises:
+        SleaveError: another process holds it, or it cannot be made.
+    """
+    with explained_disk_errors(folder / "*"):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise SleaveError(
+            f"Another sleave is at work in `{folder}`. Wait until it is done, or choose another folder."
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def explained_disk_errors(path: Path) -> Iterator[None]:
     """Within the block, a failure to write `path` that the user can mend becomes a SleaveError that says how."""
     try:

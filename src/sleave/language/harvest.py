@@ -13,6 +13,7 @@ from torch import Tensor
 from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, refuse_another_harvest
 from sleave.activations.store import ChunkRows, Store, StoreWriter
 from sleave.base.errors import SleaveError
+from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
 from sleave.language.contexts import Context
 from sleave.language.corpora import Document, read_corpora
@@ -41,11 +42,12 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
         return store
     say(f"Loading {model.name}")
     hooked = HookedModel.load(model)
-    writer = StoreWriter.open(
-        path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
-    )
-    if not writer.complete:
-        _harvest(hooked, corpora, settings, writer)
+    with exclusive(path):
+        writer = StoreWriter.open(
+            path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
+        )
+        if not writer.complete:
+            _harvest(hooked, corpora, settings, writer)
     store = Store.open(path, verify=False)
     say(
         f"Kept in {path}: {store.num_rows('train'):,} training rows (tokens), {store.num_rows('heldout'):,} held out, "

@@ -60,22 +60,32 @@ class RunDirectory:
         """Whether training ended; its results are the last thing it writes."""
         return self.results_file.is_file() and "training" in self.results()
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Make the directory, or check that what was trained in it so far had the same settings.
+    @property
+    def _trained(self) -> bool:
+        return self.checkpoint_file.is_file() or self.results_file.is_file()
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Make sure that a run with these settings may begin or go on here; changes nothing.
 
         Raises:
-            SleaveError: it holds something else, or a run of other settings.
+            SleaveError: the folder holds something else, or what was trained in it so far had other settings.
         """
         if not self.started and self._holds_something_else():
             raise SleaveError(f"`{self.path}` is not empty and not a run (no {CONFIG}). Choose another --out.")
-        trained = self.checkpoint_file.is_file() or self.results_file.is_file()
-        if self.started and trained:
-            if lines := differences(self.config(), config):
-                raise SleaveError(
-                    f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
-                    "Choose another --out, delete that folder, or give its own settings to go on with it."
-                )
-        else:  # also over settings from which nothing was trained, such as those that made the first step fail
+        if self.started and self._trained and (lines := differences(self.config(), config)):
+            raise SleaveError(
+                f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
+                "Choose another --out, delete that folder, or give its own settings to go on with it."
+            )
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Make the directory ready, also over settings from which nothing was trained yet.
+
+        Raises:
+            SleaveError: see `check`; or the folder cannot be written.
+        """
+        self.check(config)
+        if not self._trained:
             write_text(self.config_file, tomli_w.dumps(dict(config)))
         for folder in (self.path, self.sae):
             remove_leftovers(folder)
