@@ -78,7 +78,7 @@ def expected_rows(recipe: Recipe, split: str) -> tuple[dict[int, torch.Tensor], 
     for number, document in numbered(recipe):
         if is_heldout(document, recipe.harvest.heldout_fraction, recipe.seed) != (split == "heldout"):
             continue
-        for context in contexts([(number, document)], model, recipe.harvest):
+        for context in contexts([(number, document)], model.tokenizer, recipe.harvest):
             for layer, x in model.activations([context]).items():
                 rows[layer].append(x)
             kept = zip(context.token_ids, context.keep, strict=True)

@@ -39,7 +39,7 @@ def small_package(monkeypatch, tmp_path):
     return tmp_path
 
 
-def convert(gguf, folder):
+def convert(gguf, folder, advance):
     assert gguf.read_bytes() == b"GGUF"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -61,9 +61,9 @@ def test_conversion_happens_once_and_leaves_nothing_else(small_package, monkeypa
 
 
 def test_another_process_may_be_first(small_package, monkeypatch):
-    def convert_late(gguf, folder):
-        convert(gguf, folder)
-        convert(gguf, small_package / "cache" / "models" / "small")
+    def convert_late(gguf, folder, advance):
+        convert(gguf, folder, advance)
+        convert(gguf, small_package / "cache" / "models" / "small", advance)
 
     monkeypatch.setattr(packaged, "sha256", lambda _path: packaged._MODELS["small"].sha256)
     monkeypatch.setattr(packaged, "_convert", convert_late)
@@ -117,7 +117,7 @@ def test_gemma_in_bfloat16_gives_the_rows_of_float32(news):
         model = HookedModel.load(
             ModelSettings(name="packaged:gemma3-270m", layers=(3, 8, 13), dtype=dtype, device="cpu")
         )
-        cs = list(contexts(news, model, ContextSettings()))
+        cs = list(contexts(news, model.tokenizer, ContextSettings()))
         rows[dtype] = model.activations(cs)
     for layer, exact in rows["float32"].items():
         error = (rows["bfloat16"][layer].float() - exact).square().sum()

@@ -14,8 +14,6 @@ from sleave.language.settings import ContextSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from sleave.language.model import HookedModel
-
 DOCUMENTS_AT_ONCE = 512  # enough for the fast tokenizer to use every core
 
 
@@ -47,17 +45,16 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 def contexts(
     documents: Iterable[tuple[int, Document]],
-    model_or_tokenizer: HookedModel | PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase,
     settings: ContextSettings,
 ) -> Iterator[Context]:
     """Cut documents into contexts, in order; a long document gives several, each with its own first token.
 
     Args:
         documents: documents with their numbers, which the contexts carry on.
-        model_or_tokenizer: whose tokens to use.
+        tokenizer: the model's tokenizer.
         settings: the length of a context, and which to drop.
     """
-    tokenizer: PreTrainedTokenizerBase = getattr(model_or_tokenizer, "tokenizer", model_or_tokenizer)
     special = special_ids(tokenizer)
     first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
     length = settings.context_length - len(first)

@@ -38,7 +38,6 @@ class HookedModel:
         num_layers: the number of blocks that the whole model has.
         name: the name it was asked for by.
         revision: the hub's commit, where it came from the hub.
-        special_ids: tokens that stand for no text.
         bos_id: the token that begins every context, where there is one.
         device: where it runs.
     """
@@ -73,7 +72,6 @@ class HookedModel:
         self.num_layers = len(self._blocks)
         self.name = name
         self.revision: str | None = getattr(model.config, "_commit_hash", None)
-        self.special_ids = special_ids(tokenizer)
         self.bos_id: int | None = tokenizer.bos_token_id
         self.device = device
         if layers[-1] >= self.num_layers:

@@ -18,10 +18,11 @@ import torch
 
 from sleave.base.errors import SleaveError, nearest
 from sleave.base.files import sha256
-from sleave.base.progress import say
+from sleave.base.progress import Advance, progress, say
 from sleave.language.quiet import quiet_transformers
 
 CACHE_VARIABLE = "SLEAVE_CACHE"
+STAGES = {"joined": 2, "loaded": 60, "saved": 12, "tokenizer": 26}  # of a conversion, percent of its time
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ def packaged_model(name: str) -> Path:
     if target.is_dir():
         return target
     parts = [packaged_file(*part, _MODELS[name].requirement) for part in _MODELS[name].parts]
-    say(f"Converting {name} once, into {target} (under a minute)...")
+    say(f"Converting {name} once, into {target}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache) as temporary:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache) as temporary,
+            progress(f"Converting {name}", sum(STAGES.values()), "%") as advance,
+        ):
             gguf, built = Path(temporary, "model.gguf"), Path(temporary, name)
             _join(parts, gguf, _MODELS[name])
-            _convert(gguf, built)
+            advance(STAGES["joined"], "")
+            _convert(gguf, built, advance)
             try:
                 built.rename(target)
             except OSError:
@@ -116,13 +121,14 @@ def _join(parts: list[Path], gguf: Path, model: _Model) -> None:
         )
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, advance: Advance) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     # A bar that transformers draws whatever one asks of it: only where there is a terminal to draw it on.
     with quiet_transformers(), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        advance(STAGES["loaded"], "")
         # A model loaded from GGUF counts as quantized and refuses to be saved; an equal one that never was does not.
         config = type(loaded.config).from_dict(
             {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "dtype")}
@@ -130,4 +136,6 @@ def _convert(gguf: Path, folder: Path) -> None:
         fresh = type(loaded)(config).to(torch.bfloat16)
         fresh.load_state_dict(loaded.state_dict())
         fresh.save_pretrained(folder)
+        advance(STAGES["saved"], "")
         AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+        advance(STAGES["tokenizer"], "")

@@ -43,7 +43,7 @@ def items(
 
     def cut() -> Iterator[Item]:
         by_document: dict[int, list[Context]] = {number: [] for number, _ in numbered}
-        for context in contexts(numbered, model, settings):
+        for context in contexts(numbered, model.tokenizer, settings):
             by_document[context.document].append(context)
         for number, document in numbered:
             heldout = is_heldout(document, settings.heldout_fraction, settings.seed)
