@@ -17,8 +17,8 @@ demo: .venv/demo
 	$(BIN)/sleave evaluate $(RUNS)/none $(RUNS)/selective $(RUNS)/full --table $(RUNS)/table.md
 	@echo
 	@echo "Runs: $(RUNS)/none, $(RUNS)/selective, $(RUNS)/full (config.toml, metrics.jsonl, results.json, sae/)"
-	@echo "Next: $(BIN)/sleave train recipes/quickstart.toml --out runs/mine --constraint.weight 0.3"
-	@echo "      $(BIN)/sleave evaluate $(RUNS) runs/mine"
+	@echo "Next: $(BIN)/sleave train recipes/quickstart.toml --out runs/demo/strong --constraint.weight 0.5"
+	@echo "      $(BIN)/sleave evaluate $(RUNS)"
 	@echo "      in Python: sleave.load('$(RUNS)/selective').encode(x), or sae_lens.SAE.load_from_disk('$(RUNS)/selective/sae')"
 
 test: .venv/test lint

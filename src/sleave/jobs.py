@@ -17,28 +17,38 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
-from sleave.recipe import Recipe, recipe_from
+from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory
 
 
-def harvest(recipe: Recipe) -> Store:
-    """Make the activation store of a recipe, go on with it, or reuse it; see `sleave.language.harvest`."""
+def harvest(recipe: Recipe | str | Path) -> Store:
+    """Make the activation store of a recipe (or of its file), go on with it, or reuse it.
+
+    Raises:
+        SleaveError: see `sleave.language.harvest.harvest`.
+    """
     from sleave.language.harvest import harvest as harvest_store
 
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     return harvest_store(recipe.model, recipe.corpus, recipe.harvest)
 
 
-def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
+def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
     """Train a recipe's autoencoder into `out`, harvesting first if its activations are not there.
 
     An unfinished run is resumed, a finished one is left as it is. With several layers, each is trained in a folder of
     its own, `out`/layer_05 and so on.
 
+    Args:
+        recipe: the recipe, or the path of its file.
+        out: the run directory.
+
     Raises:
         SleaveError: see `sleave.training.loop.train`; or `out` holds another run.
         Interrupted: a signal asked to stop; everything is saved.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
     for layer, run in zip(layers, runs, strict=True):
@@ -54,17 +64,18 @@ def train(recipe: Recipe, out: str | Path) -> list[RunDirectory]:
     return runs
 
 
-def evaluate(run: RunDirectory, store: str | None = None, *, again: bool = False) -> dict[str, Any]:
+def evaluate(run: RunDirectory | str | Path, store: str | None = None, *, again: bool = False) -> dict[str, Any]:
     """Evaluate a finished run on held-out rows, and keep the result in its results.json.
 
     Args:
-        run: the run.
+        run: the run, or the path of its directory.
         store: where its activation store is now, if it moved.
         again: evaluate even if results.json has an evaluation.
 
     Raises:
         SleaveError: the run is unfinished, or its activations or weights are missing or damaged.
     """
+    run = run if isinstance(run, RunDirectory) else RunDirectory(run)
     config = run.config()
     if not run.finished:
         raise SleaveError(f"`{run.path}` is not finished. Run the same `sleave train` command again: it goes on.")
@@ -123,13 +134,13 @@ def open_source(recipe: Recipe) -> ActivationSource:
 
 
 def runs_in(path: str | Path) -> list[RunDirectory]:
-    """The run at a path, or the runs right below it.
+    """The run at a path, or all runs below it.
 
     Raises:
         SleaveError: there is none.
     """
     path = Path(path)
-    found = [path] if (path / "config.toml").is_file() else sorted(p.parent for p in path.glob("*/config.toml"))
+    found = [path] if (path / "config.toml").is_file() else sorted(p.parent for p in path.glob("**/config.toml"))
     if not found:
-        raise SleaveError(f"There is no run at `{path}`: no config.toml there or one folder below. See `sleave train`.")
+        raise SleaveError(f"There is no run at `{path}`: no config.toml there or below. See `sleave train`.")
     return [RunDirectory(p) for p in found]

@@ -22,7 +22,9 @@ class Recipe(RunSettings):
 
     model: ModelSettings
     corpus: Annotated[tuple[CorpusSettings, ...], Field(min_length=1)]
-    """The text: one or more of packaged, hub and file corpora (on the command line as JSON)."""
+    """The text: one or more of packaged, hub and file corpora; on the command line as JSON, such as
+    '[{"kind": "files", "paths": ["news/*.jsonl"], "text_field": "body"}]' (a .txt file is one document, and so is a
+    row of .jsonl, .csv or .parquet)."""
     harvest: HarvestSettings = HarvestSettings()
     buffer: BufferSettings = BufferSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -53,7 +53,7 @@ def test_a_buffer_larger_than_the_store_spans_the_store(make_store):
 
 
 def test_fewer_rows_than_a_batch(make_store):
-    with pytest.raises(SleaveError, match=r"has 21 training rows, fewer than one batch \(= 22 rows\). Make batches"):
+    with pytest.raises(SleaveError, match=r"has 21 training rows, fewer than one batch \(= 22 rows\)\. Lower buffer"):
         make_source(make_store(), batch_size=22, buffer_rows=44)
 
 

@@ -5,11 +5,12 @@ import pytest
 from rich.console import Console
 
 from sleave.base.errors import SleaveError
-from sleave.evaluation.table import screen_table, write_table
+from sleave.evaluation.table import screen_table, warnings, write_table
 
 WHOLE = {
     "training": {"seconds_per_step": 0.12345, "peak_memory_bytes": 2_340_000_000},
     "evaluation": {
+        "rows": 16_384,
         "scaled": {"mse": 123.456, "fvu": 0.12345},
         "raw": {"fvu": 0.2},
         "codes": {"l0": 45.67, "l1": 8.9, "active": 12345, "dead": 7},
@@ -38,7 +39,8 @@ def test_csv(tmp_path):
         "L1": ("8.9", "-"),
         "peak |C|": ("0.988", "-"),
         "peak |C|, 10 rows": ("0.500", "-"),
-        "99.9% |C|": ("0.2500", "-"),
+        "held-out rows": ("16384", "-"),
+        "99.9th percentile of |C|": ("0.2500", "-"),
         "mean |C|": ("0.01235", "-"),
         "active features": ("12345", "-"),  # a number, for whatever reads it
         "dead features": ("7", "-"),
@@ -53,20 +55,28 @@ def test_markdown(tmp_path):
     assert lines[:4] == [
         "| run | runs/a | runs/b, 2\\|3 |",
         "| --- | ---: | ---: |",
-        "| MSE | 123.5 | - |",
-        "| FVU | 0.1235 | 0.5000 |",
+        "| held-out rows | 16,384 | - |",
+        "| 99.9th percentile of \\|C\\| | 0.2500 | - |",
     ]
+    assert "| FVU | 0.1235 | 0.5000 |" in lines
     assert "| peak \\|C\\| | 0.988 | - |" in lines
     assert "| active features | 12,345 | - |" in lines
-    assert len(lines) == 15
+    assert len(lines) == 16
 
 
 def test_screen():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(screen_table(RUNS))
     text = console.export_text()
-    for part in ("runs/a", "FVU, raw", "12,345", "0.1235", "Held-out rows. MSE"):
+    for part in ("runs/a", "FVU, raw", "12,345", "0.1235", "lower is less entangled"):
         assert part in text
+
+
+def test_few_heldout_rows_are_warned_of():
+    few = {**WHOLE, "evaluation": {**WHOLE["evaluation"], "rows": 81}}
+    assert warnings(RUNS) == []
+    (warning,) = warnings({**RUNS, "runs/few": few})
+    assert "Fewer than 2,000 held-out rows for runs/few:" in warning
 
 
 def test_another_suffix(tmp_path):

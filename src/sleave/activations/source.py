@@ -90,7 +90,8 @@ class StoredSource:
         if self.num_train_rows < batch_size:
             raise SleaveError(
                 f"The activation store `{store.path}` has {self.num_train_rows} training rows, fewer than one batch "
-                f"(= {batch_size} rows). Make batches smaller or harvest more text."
+                f"(= {batch_size} rows). Lower buffer.batch_contexts (a batch is so many times harvest.context_length "
+                "rows), or harvest more text."
             )
         if self.num_train_rows < buffer_rows:
             buffer_rows = self.num_train_rows

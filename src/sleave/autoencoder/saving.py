@@ -74,6 +74,8 @@ def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None 
 def load(path: str | Path) -> SparseAutoencoder:
     """Read an autoencoder in SAELens's format: a folder with cfg.json, or a run directory that has one in `sae/`.
 
+    Its weights do not require gradients; to train it further, call `.requires_grad_(True)`.
+
     Raises:
         SleaveError: no such files, an architecture that cannot be read, or weights that do not fit their config.
     """

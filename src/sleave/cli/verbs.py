@@ -11,7 +11,7 @@ from rich.console import Console
 from sleave import jobs
 from sleave.base.progress import say
 from sleave.cli.options import Parser, parse_recipe
-from sleave.evaluation.table import screen_table, write_table
+from sleave.evaluation.table import check_table_path, screen_table, warnings, write_table
 
 HARVEST = """\
 Run text through a language model once and keep the activations of its residual stream on disk.
@@ -81,12 +81,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--store", metavar="DIR", help="the activation store, if it has moved")
     parser.add_argument("--again", action="store_true", help="evaluate anew what has been evaluated")
     namespace = parser.parse_args(arguments)
+    if namespace.table:
+        check_table_path(namespace.table)  # before what may take minutes
     runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
     results = {str(run.path): jobs.evaluate(run, namespace.store, again=namespace.again) for run in runs}
     console = Console()
     with console.capture() as table:
         console.print(screen_table(results))
     print(table.get(), end="", flush=True)  # not by rich, which ends the process when nobody reads on
+    for warning in warnings(results):
+        say(warning)
     if namespace.table:
         write_table(namespace.table, results)
         say(f"Wrote {namespace.table}")

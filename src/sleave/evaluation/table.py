@@ -17,26 +17,41 @@ Results = Mapping[str, Mapping[str, Any]]  # results.json by run
 
 # Name, where the number is in results.json, how it is written.
 FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("held-out rows", "evaluation.rows", ",d"),
+    ("99.9th percentile of |C|", "evaluation.correlation.p999_cosine", ".4f"),
+    ("mean |C|", "evaluation.correlation.mean_cosine", ".5f"),
+    ("peak |C|", "evaluation.correlation.peak_cosine", ".3f"),
+    ("peak |C|, 10 rows", "evaluation.correlation.peak_cosine_often", ".3f"),
     ("MSE", "evaluation.scaled.mse", ".1f"),
     ("FVU", "evaluation.scaled.fvu", ".4f"),
     ("FVU, raw", "evaluation.raw.fvu", ".4f"),
     ("L0", "evaluation.codes.l0", ".1f"),
     ("L1", "evaluation.codes.l1", ".1f"),
-    ("peak |C|", "evaluation.correlation.peak_cosine", ".3f"),
-    ("peak |C|, 10 rows", "evaluation.correlation.peak_cosine_often", ".3f"),
-    ("99.9% |C|", "evaluation.correlation.p999_cosine", ".4f"),
-    ("mean |C|", "evaluation.correlation.mean_cosine", ".5f"),
     ("active features", "evaluation.codes.active", ",d"),
     ("dead features", "evaluation.codes.dead", ",d"),
     ("seconds/step", "training.seconds_per_step", ".3f"),
     ("peak memory, GB", "training.peak_memory_bytes", "GB"),
 )
+FEW_ROWS = 2000
 LEGEND = (
-    "Held-out rows. MSE: ||x_hat - x||^2 summed over d_in, averaged over rows, in the units of training; FVU: the same "
-    "over the variance; raw: of the model's own activations. |C|: cosine of two features' codes over all pairs, zeros "
-    "included; 10 rows: among pairs that fire together on 10 rows or more. Active: mean code above 1e-6. Dead: fires "
-    "on no held-out row. seconds/step: median. Peak memory: of the training process."
+    "|C|: cosine of two features' codes, over all pairs of features, zeros included; lower is less entangled. Peak: "
+    "the largest, and the largest among pairs that fire together on 10 rows or more. MSE: ||x_hat - x||^2 summed over "
+    "d_in, averaged over rows, in the units of training; FVU: the fraction of variance unexplained, MSE over variance; "
+    "raw: of the model's own activations; lower is better. L0, L1: how many features fire on a row, and the sum of "
+    "their codes; compare the rest at like L0. Dead: fires on no held-out row. seconds/step: median. Peak memory: of "
+    "the training process."
 )
+
+
+def warnings(runs: Results) -> list[str]:
+    """What a reader of the table should know before believing it."""
+    few = [name for name, r in runs.items() if r.get("evaluation", {}).get("rows", FEW_ROWS) < FEW_ROWS]
+    if not few:
+        return []
+    return [
+        f"Fewer than {FEW_ROWS:,} held-out rows for {', '.join(few)}: correlations and dead features say little. "
+        "Harvest more text, or raise harvest.heldout_fraction."
+    ]
 
 
 def screen_table(runs: Results) -> Table:
@@ -50,23 +65,32 @@ def screen_table(runs: Results) -> Table:
     return table
 
 
+def check_table_path(path: Path) -> None:
+    """Make sure that a table can be written there.
+
+    Raises:
+        SleaveError: the suffix is neither .csv nor .md.
+    """
+    if path.suffix not in (".csv", ".md"):
+        raise SleaveError(f"A table is written as .csv or .md; `{path}` ends in neither.")
+
+
 def write_table(path: Path, runs: Results) -> None:
     """Write the table as .csv (a run a row) or .md (a run a column).
 
     Raises:
-        SleaveError: another suffix.
+        SleaveError: see `check_table_path`.
     """
+    check_table_path(path)
     rows = [["run", *runs], *_rows(runs)]
     if path.suffix == ".csv":
         text = io.StringIO()
         plain = [[name, *(cell.replace(",", "") for cell in cells)] for name, *cells in rows[1:]]
         csv.writer(text, lineterminator="\n").writerows(zip(rows[0], *plain, strict=True))
         write_text(path, text.getvalue())
-    elif path.suffix == ".md":
+    else:
         lines = [rows[0], ["---", *["---:"] * len(runs)], *rows[1:]]
         write_text(path, "".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines))
-    else:
-        raise SleaveError(f"A table is written as .csv or .md; `{path}` ends in neither.")
 
 
 def _rows(runs: Results) -> list[list[str]]:

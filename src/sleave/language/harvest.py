@@ -90,7 +90,8 @@ def _harvest(
         if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
             raise SleaveError(
                 f"No {split} rows came out of {writer.next_document} documents. Delete `{writer.path}`, and give more "
-                "text, change harvest.heldout_fraction, or loosen harvest.min_tokens and harvest.max_special_fraction."
+                "text (a .txt file is one document; a row of .jsonl, .csv or .parquet is one), change "
+                "harvest.heldout_fraction, or loosen harvest.min_tokens and harvest.max_special_fraction."
             )
     writer.finish()
 

@@ -92,7 +92,7 @@ def _steps(
                 record |= {"lr": lr, "seconds": time.perf_counter() - began}
                 for logger in loggers:
                     logger.log(record)
-                advance(1, f"loss {record['loss']:.4g}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}")
+                advance(1, _note(record))
                 stop = request.signal_number
                 if done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None:
                     write_checkpoint(run.checkpoint_file, stepper, source, done)
@@ -103,6 +103,11 @@ def _steps(
     finally:
         for logger in loggers:
             logger.close()
+
+
+def _note(record: Mapping[str, float]) -> str:
+    parts = f"loss {record['loss']:.4g} = reconstruction {record['mse']:.4g} + sparsity + constraint "
+    return f"{parts}{record['constraint']:.3g}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}"
 
 
 def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: int) -> dict[str, float]:
