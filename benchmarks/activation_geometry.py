@@ -1,6 +1,6 @@
 """What the activations of a store look like, and so why training needs a scaling.
 
-    python -m benchmarks.activation_geometry activations/quickstart
+python -m benchmarks.activation_geometry activations/quickstart
 """
 
 from __future__ import annotations

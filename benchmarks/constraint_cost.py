@@ -1,6 +1,6 @@
 """What a constraint costs: training steps with and without it, interleaved in one process.
 
-The floor is the step's five matrix products in bfloat16 (encode, decode, and three gradients), measured in the same run.
+The floor is the step's five matrix products in bfloat16 (encode, decode, and three gradients), measured in this run.
 
     python -m benchmarks.constraint_cost [--batch 4096] [--d-in 640] [--d-sae 2560] [--rounds 15]
 """

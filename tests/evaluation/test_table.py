@@ -68,7 +68,7 @@ def test_screen():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(screen_table(RUNS))
     text = console.export_text()
-    for part in ("runs/a", "FVU, raw", "12,345", "0.1235", "lower is less entangled"):
+    for part in ("runs/a", "FVU, raw", "12,345", "0.1235", "cosine of two features"):
         assert part in text
 
 

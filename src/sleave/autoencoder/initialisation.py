@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sleave.autoencoder.model import SparseAutoencoder
@@ -20,7 +20,9 @@ def initial_autoencoder(
 
     `random`: Gaussian directions, zero biases. `data`: b_dec is the sample's mean, each decoder row is a centred
     sample row scaled to norm one, and b_enc is set so that each feature fires on `firing_rate` of the sample: on
-    residual streams, whose variance lies in few directions, this begins far closer to the data.
+    residual streams, whose variance lies in few directions, this begins far closer to the data. The rows are all
+    different (texts that begin alike give equal rows, and two equal features would stay equal); if there are fewer than
+    d_sae, random directions make up the rest.
 
     Args:
         settings: width and method.
@@ -31,9 +33,10 @@ def initial_autoencoder(
     if settings.initialisation == "data":
         mean = sample.mean(dim=0)
         centred = sample - mean
-        order = torch.randperm(len(centred), generator=generator)
-        repeats = -(-settings.d_sae // len(centred))
-        directions = centred[order.repeat(repeats)[: settings.d_sae].to(sample.device)]
+        points = centred[_different(sample)]
+        order = torch.randperm(len(points), generator=generator)[: settings.d_sae]
+        more = torch.randn(settings.d_sae - len(order), sample.shape[1], generator=generator)
+        directions = torch.cat([points[order.to(sample.device)], more.to(sample.device)])
         sae.b_dec.copy_(mean)
     else:
         directions = torch.randn(settings.d_sae, sample.shape[1], generator=generator).to(sample.device)
@@ -45,3 +48,11 @@ def initial_autoencoder(
         threshold = strength.topk(rank, dim=1).values[:, -1]
         sae.b_enc.copy_(-threshold - sae.W_dec @ mean)
     return sae
+
+
+def _different(rows: Float[Tensor, "rows d_in"]) -> Int[Tensor, " different"]:
+    """The place of each row that is not equal to an earlier one."""
+    _, inverse = torch.unique(rows, dim=0, return_inverse=True)
+    places = torch.arange(len(rows), device=rows.device)
+    first = places.new_full((int(inverse.max()) + 1,), len(rows)).scatter_reduce(0, inverse, places, "amin")
+    return first.sort().values

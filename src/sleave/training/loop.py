@@ -58,7 +58,9 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
 def _build(settings: RunSettings, source: ActivationSource) -> Stepper:
     device = choose_device(settings.training.device)
     torch.manual_seed(settings.seed)
-    rows = NUM_SAMPLES if source.num_train_rows is None else min(NUM_SAMPLES, source.num_train_rows)
+    rows = max(NUM_SAMPLES, settings.autoencoder.d_sae)
+    if source.num_train_rows is not None:
+        rows = min(rows, source.num_train_rows)
     generator = torch.Generator().manual_seed(settings.seed)
     sae = initial_autoencoder(settings.autoencoder, source.sample(rows).to(device), generator)
     penalty: Penalty | None = settings.constraint.build()
@@ -106,8 +108,9 @@ def _steps(
 
 
 def _note(record: Mapping[str, float]) -> str:
-    parts = f"loss {record['loss']:.4g} = reconstruction {record['mse']:.4g} + sparsity + constraint "
-    return f"{parts}{record['constraint']:.3g}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}"
+    sparsity = record["loss"] - record["mse"] - record["constraint"]
+    parts = f"{record['mse']:.4g} + {sparsity:.3g} sparsity + {record['constraint']:.3g} constraint"
+    return f"loss {record['loss']:.4g} = {parts}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}"
 
 
 def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: int) -> dict[str, float]:

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from sleave.autoencoder.initialisation import initial_autoencoder
+from sleave.autoencoder.settings import AutoencoderSettings
+
+
+def sample(rows=4000, d_in=16):
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(rows, d_in, generator=g) * torch.logspace(-1, 1, d_in) + 5 * torch.randn(d_in, generator=g)
+
+
+def begin(x, **settings):
+    sae = initial_autoencoder(AutoencoderSettings(**settings), x, torch.Generator().manual_seed(1))
+    return sae.requires_grad_(False)
+
+
+@pytest.mark.parametrize("initialisation", ["data", "random"])
+def test_decoder_rows_are_unit_and_the_encoder_is_tied(initialisation):
+    sae = begin(sample(), d_sae=40, initialisation=initialisation)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(40))
+    assert torch.equal(sae.W_enc, sae.W_dec.T)
+
+
+def test_data_points_fire_as_often_as_asked():
+    x = sample()
+    sae = begin(x, d_sae=40, firing_rate=0.05)
+    rate = (sae.encode(x) > 0).float().mean(dim=0)
+    torch.testing.assert_close(rate, torch.full((40,), 0.05), atol=0.002, rtol=0)
+    torch.testing.assert_close(sae.b_dec, x.mean(dim=0))
+    centred = torch.nn.functional.normalize(x - x.mean(dim=0), dim=1)
+    assert float((sae.W_dec @ centred.T).amax(dim=1).min()) > 0.9999  # each is a data point
+
+
+def test_rows_that_repeat_are_taken_once():
+    x = sample(50).repeat(20, 1)
+    sae = begin(x, d_sae=50)
+    cosine = (sae.W_dec @ sae.W_dec.T).fill_diagonal_(0)
+    assert float(cosine.max()) < 0.9999
+
+
+def test_random_directions_make_up_for_missing_points():
+    sae = begin(sample(30), d_sae=100)
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(100))
+    assert float((sae.W_dec @ sae.W_dec.T).fill_diagonal_(0).max()) < 0.9999
+
+
+def test_the_seed_decides():
+    other = initial_autoencoder(AutoencoderSettings(d_sae=40), sample(), torch.Generator().manual_seed(2)).W_dec
+    a, b = (begin(sample(), d_sae=40).W_dec for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, other)
