@@ -20,7 +20,7 @@ class SparseAutoencoder(nn.Module):
         W_dec: (d_sae, d_in); its rows are the features' directions.
         b_dec: (d_in,).
         apply_b_dec_to_input: encode x - b_dec instead of x. Off in training (one product fewer); on in saved files,
-            where it keeps float32 exact although a residual stream's mean can be thousands of its deviations.
+            where it keeps float32 accurate although a residual stream's mean can be many of its deviations.
 
     Reference: *Top-k feature decorrelation*, Eqs. (2), (3).
     """

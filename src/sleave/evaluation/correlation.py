@@ -19,7 +19,7 @@ class CorrelationResult:
     """|C| over all P = d_sae (d_sae - 1) / 2 pairs, zeros included.
 
     Attributes:
-        peak_cosine: the largest |cosine|; often two features that fire once, together.
+        peak_cosine: the largest |cosine|; it may be that of two features that fire once, together.
         peak_cosine_often: the largest among pairs that fire together on at least 10 rows.
         mean_cosine, p999_cosine: mean and 99.9th percentile.
         peak_pearson, peak_pearson_often, mean_pearson, p999_pearson: the same of the centred correlation.
