@@ -1,11 +1,15 @@
 """Shapes and types in public signatures are checked in every test, and nowhere else."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("sleave", "checking.checked")
+# Module by module, since numba can compile no function that is wrapped for checking.
+SOURCE = Path(__file__).parents[1] / "src"
+FILES = [f for f in (SOURCE / "sleave").rglob("*.py") if f.stem != "__init__" and not f.stem.endswith("kernels")]
+install_import_hook([".".join(f.relative_to(SOURCE).with_suffix("").parts) for f in FILES], "checking.checked")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from sleave.language.settings import CorpusSettings
 from sleave.penalties.settings import FullConstraint, NoConstraint, SelectiveConstraint
 from sleave.training.settings import OptimizerSettings, RunSettings
 
+KINDS = "'none', 'selective', 'full', 'mi', 'gradient', 'temporal', 'information'"
 GOOD = {"autoencoder": {"d_sae": 8}}
 
 
@@ -59,8 +60,14 @@ def test_all_mistakes_at_once():
         ({"constraint": {"kind": "none", "weight": 1}}, "`constraint.weight` is not a setting. Allowed: `kind`."),
         ({"constraint": {"kind": "full", "wieght": 1}}, "`constraint.wieght` is not a setting. Did you mean `weight`?"),
         ({"constraint": {"kind": "full", "top": 1}}, "`constraint.top` is not a setting. Allowed: `kind`, `measure`, "),
-        ({"constraint": {"kind": "ful"}}, "`constraint.kind` (= 'ful') must be one of 'none', 'selective', 'full'."),
-        ({"constraint": {"weight": 1}}, "`constraint.kind` is missing; it must be one of 'none', 'selective', 'full'."),
+        (
+            {"constraint": {"kind": "ful"}},
+            f"`constraint.kind` (= 'ful') must be one of {KINDS}.",
+        ),
+        (
+            {"constraint": {"weight": 1}},
+            f"`constraint.kind` is missing; it must be one of {KINDS}.",
+        ),
         (
             {"constraint": {"kind": "full", "weight": "x"}},
             "`constraint.weight` (= 'x'): Input should be a valid number",

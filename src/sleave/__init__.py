@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from sleave.autoencoder.model import SparseAutoencoder
     from sleave.autoencoder.saving import fold, load, save
     from sleave.base.errors import SleaveError
+    from sleave.dependence.codes import Codes
+    from sleave.dependence.mutual_information import mutual_information
     from sleave.dependence.pairs import Pairs
+    from sleave.dependence.scores import PairScores
     from sleave.dependence.selection import top_pairs
     from sleave.evaluation.evaluate import evaluate_rows
     from sleave.jobs import evaluate, harvest, train
+    from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
     from sleave.penalties.penalty import Penalty
     from sleave.recipe import Recipe, load_recipe
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
+    "Codes": "dependence.codes",
     "FullOrthogonality": "penalties.orthogonality",
+    "GradientOrthogonality": "penalties.guided",
+    "MIOrtho": "penalties.guided",
+    "PairScores": "dependence.scores",
     "Pairs": "dependence.pairs",
     "Penalty": "penalties.penalty",
     "Recipe": "recipe",
@@ -47,19 +55,25 @@ _HOME = {
     "SleaveError": "base.errors",
     "SparseAutoencoder": "autoencoder.model",
     "Store": "activations.store",
+    "TemporalOrthogonality": "penalties.guided",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
     "fold": "autoencoder.saving",
     "harvest": "jobs",
     "load": "autoencoder.saving",
     "load_recipe": "recipe",
+    "mutual_information": "dependence.mutual_information",
     "save": "autoencoder.saving",
     "top_pairs": "dependence.selection",
     "train": "jobs",
 }
 
 __all__ = [
+    "Codes",
     "FullOrthogonality",
+    "GradientOrthogonality",
+    "MIOrtho",
+    "PairScores",
     "Pairs",
     "Penalty",
     "Recipe",
@@ -69,12 +83,14 @@ __all__ = [
     "SleaveError",
     "SparseAutoencoder",
     "Store",
+    "TemporalOrthogonality",
     "evaluate",
     "evaluate_rows",
     "fold",
     "harvest",
     "load",
     "load_recipe",
+    "mutual_information",
     "save",
     "top_pairs",
     "train",

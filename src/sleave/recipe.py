@@ -1,4 +1,4 @@
-"""A recipe: one TOML file that names everything a run needs."""
+"""A recipe: one TOML file that names everything a run needs, or what it changes of another."""
 
 from __future__ import annotations
 
@@ -57,7 +57,19 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     if Path(path).is_dir():
         raise SleaveError(f"`{path}` is a folder. Give one recipe in it, a TOML file.")
-    return recipe_from(read_toml(Path(path)), overrides or {}, where=f"The recipe `{path}`")
+    return recipe_from(_read(Path(path)), overrides or {}, where=f"The recipe `{path}`")
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's values, over those of the recipe that its `extends` names (a path from its own folder)."""
+    if path.resolve() in below:
+        raise SleaveError(f"The recipe `{below[0]}` extends itself, by way of `{path}`.")
+    values = dict(read_toml(path))
+    if (base := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(base, str):
+        raise SleaveError(f"The recipe `{path}` has extends = {base!r}; it must be the path of another recipe.")
+    return merged(_read(path.parent / base, (*below, path.resolve())), values)
 
 
 def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str) -> Recipe:

@@ -50,3 +50,26 @@ def test_the_seed_decides():
     a, b = (begin(sample(), d_sae=40).W_dec for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, other)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("rate", [0.03, 0.2])
+def test_data_points_fire_as_often_as_asked_with_batch_norm(rate, mode):
+    x = sample()
+    sae = begin(x, d_sae=40, firing_rate=rate, batch_norm=True).train(mode == "train")
+    fires = (sae.encode(x) > 0).float().mean(dim=0)
+    torch.testing.assert_close(fires, torch.full((40,), rate), atol=0.002, rtol=0)
+    other = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(2))[:500]]  # a batch of its own statistics
+    assert float((sae.encode(other) > 0).float().mean()) == pytest.approx(rate, rel=0.1)
+
+
+def test_batch_norm_begins_with_the_same_codes():
+    x = sample()
+    plain, normed = begin(x, d_sae=40), begin(x, d_sae=40, batch_norm=True).eval()
+    torch.testing.assert_close(normed.batch_norm.mean, x.mean(dim=0))
+    torch.testing.assert_close(normed.batch_norm.variance, x.var(dim=0))
+    assert torch.equal(normed.W_dec, plain.W_dec)
+    torch.testing.assert_close(normed.encode(x), plain.encode(x), rtol=1e-4, atol=1e-3)
+    centred = begin(x - x.mean(dim=0), d_sae=40, initialisation="random")
+    random = begin(x, d_sae=40, initialisation="random", batch_norm=True).eval()
+    torch.testing.assert_close(random.encode(x), centred.encode(x - x.mean(dim=0)), rtol=1e-4, atol=1e-3)

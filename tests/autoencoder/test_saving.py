@@ -18,6 +18,18 @@ def sae():
 
 
 @pytest.fixture
+def normed(sae):
+    """The same with batch norm that has seen rows, and dropout, in eval mode."""
+    g = torch.Generator().manual_seed(2)
+    normed = SparseAutoencoder(12, 30, batch_norm=True, dropout=0.5).requires_grad_(False)
+    normed.load_state_dict(sae.state_dict(), strict=False)
+    normed.batch_norm.gamma.copy_(1 + 0.3 * torch.randn(12, generator=g))
+    normed.batch_norm.beta.copy_(torch.randn(12, generator=g))
+    normed.batch_norm.track(0.3 + torch.randn(100, 12, generator=g) * torch.linspace(0.5, 2, 12), momentum=0.9)
+    return normed.eval()
+
+
+@pytest.fixture
 def raw():
     """Rows as a residual stream has them: means of thousands of deviations."""
     g = torch.Generator().manual_seed(1)
@@ -41,6 +53,29 @@ def test_folding_keeps_codes_and_reconstructions(sae, raw, apply_b_dec_to_input)
     assert float(fires.float().mean()) > 0.999
 
 
+@pytest.mark.parametrize("apply_b_dec_to_input", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_batch_norm_is_folded_in(normed, scaled, apply_b_dec_to_input, tmp_path):
+    normed.apply_b_dec_to_input = apply_b_dec_to_input
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(500, 12, generator=g)
+    shift, scale = (
+        (torch.randn(12, generator=g), torch.rand(12, generator=g) + 0.5)
+        if scaled
+        else (torch.zeros(12), torch.ones(12))
+    )
+    raw = x / scale + shift
+    save(fold(normed, shift, scale), tmp_path)
+    read = load(tmp_path)
+    assert list(read.state_dict()) == ["W_enc", "b_enc", "W_dec", "b_dec"]
+    norm = (normed.W_dec / scale).norm(dim=1)
+    torch.testing.assert_close(read.encode(raw), normed.encode(x) * norm, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read(raw), normed(x) / scale + shift, rtol=1e-4, atol=1e-4)
+    read.train()  # nothing is left that the mode could switch on
+    assert torch.equal(read(raw), read.eval()(raw))
+    assert torch.equal(fold(normed.train(), shift, scale).W_enc, read.W_enc)
+
+
 def test_round_trip(sae, tmp_path):
     save(sae, tmp_path / "sae", {"model_name": "x"})
     read = load(tmp_path)  # a run directory
@@ -57,6 +92,18 @@ def test_sae_lens_opens_what_we_save(sae, raw, tmp_path):
     assert float((ours.encode(raw) - codes).norm() / codes.norm()) < 1e-6
     assert float((ours(raw) - theirs(raw)).norm() / raw.norm()) < 1e-6
     assert theirs.cfg.metadata.hook_name == "blocks.1.hook_resid_post"
+
+
+def test_sae_lens_opens_what_had_batch_norm(normed, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens")
+    g = torch.Generator().manual_seed(3)
+    x, shift, scale = torch.randn(500, 12, generator=g), torch.randn(12, generator=g), torch.linspace(0.5, 2, 12)
+    raw = x / scale + shift
+    save(fold(normed, shift, scale), tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path).requires_grad_(False)
+    norm = (normed.W_dec / scale).norm(dim=1)
+    torch.testing.assert_close(theirs.encode(raw), normed.encode(x) * norm, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(theirs(raw), normed(x) / scale + shift, rtol=1e-4, atol=1e-4)
 
 
 def test_we_open_what_sae_lens_saves(raw, tmp_path):

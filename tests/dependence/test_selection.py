@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from sleave.base.errors import SleaveError
 from sleave.dependence import selection
+from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import pair_correlation, unit_columns
 from sleave.dependence.selection import top_pairs
 from sleave.dependence.window import Window
 
 
-def brute_force(acts, top, measure="cosine", min_coactivations=0):
+def brute_force(acts, top, measure="cosine", min_coactivations=0, shrinkage=0.0):
     """Sort every pair by (-|C|, i, j) and take the first; C by the library's own sum, so that ties are ties."""
     unit, _ = unit_columns(acts, measure)
     every = torch.tensor(list(combinations(range(acts.shape[1]), 2)))
@@ -23,6 +24,8 @@ def brute_force(acts, top, measure="cosine", min_coactivations=0):
     score[score <= selection.NOISE[score.dtype]] = 0
     fires = (acts > 0).double()
     together = (fires.T @ fires)[every[:, 0], every[:, 1]]
+    if shrinkage:
+        score = score * (together / (together + shrinkage)).to(score.dtype)
     allowed = [k for k in range(len(every)) if together[k] >= min_coactivations]
     allowed.sort(key=lambda k: (-float(score[k]), *every[k].tolist()))
     chosen = allowed[: max(1, round(top * len(every)))]
@@ -157,10 +160,10 @@ def test_refuses_what_is_not_finite(bad):
 def test_window_pools_numerators_and_norms_separately():
     batches = [random_codes(s, 30, 12, 0.3) for s in range(4)]
     window = Window(3)
-    for batch in batches[:-1]:
+    for batch in batches:
         window.push(batch)
-    stacked = window.stack(batches[-1])
-    assert torch.equal(stacked, torch.cat(batches[1:]))
+    stacked = window.codes()
+    assert torch.equal(stacked.to_dense(), torch.cat(batches[1:]))
     numerator = sum(b.T @ b for b in batches[1:])
     norm = sum(b.square().sum(0) for b in batches[1:]).sqrt()
     pooled = (numerator / norm[:, None] / norm).nan_to_num()
@@ -174,5 +177,55 @@ def test_window_state_goes_on_as_if_never_stopped():
         window.push(random_codes(seed, 6, 5, 0.3))
     copy = Window(3)
     copy.restore(window.state())
-    last = random_codes(9, 6, 5, 0.3)
-    assert torch.equal(copy.stack(last), window.stack(last))
+    for one in (copy, window):
+        one.push(random_codes(9, 6, 5, 0.3))
+    assert torch.equal(copy.codes().to_dense(), window.codes().to_dense())
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(1, 40),
+    d_sae=st.integers(2, 30),
+    density=st.sampled_from([0.0, 0.03, 0.2, 1.0]),
+    top=st.sampled_from([0.001, 0.05, 0.3, 1.0]),
+    min_coactivations=st.sampled_from([0, 1, 3]),
+    shrinkage=st.sampled_from([0.0, 0.5, 5.0]),
+)
+def test_codes_give_what_dense_ones_give(seed, rows, d_sae, density, top, min_coactivations, shrinkage):
+    acts = random_codes(seed, rows, d_sae, density).double()
+    chosen = {"min_coactivations": min_coactivations, "shrinkage": shrinkage}
+    dense = top_pairs(acts, top, **chosen)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "coactivations_are_few", lambda codes: True)
+        walked = top_pairs(Codes.from_dense(acts), top, **chosen)
+    assert as_list(dense) == [
+        (i, j, pytest.approx(s, abs=1e-12))
+        for i, j, s in brute_force(acts, top, "cosine", min_coactivations, shrinkage)
+    ]
+    assert sorted(walked.score.tolist()) == pytest.approx(sorted(dense.score.tolist()), abs=1e-12)
+    every = {(i, j): s for i, j, s in brute_force(acts, 1.0, "cosine", 0, shrinkage)}
+    assert all(s == pytest.approx(every[i, j], abs=1e-12) for i, j, s in as_list(walked))  # rounding may break ties
+
+
+@pytest.mark.parametrize("measure", ["cosine", "pearson"])
+@pytest.mark.parametrize("screen", [torch.float32, torch.bfloat16])
+def test_shrinkage_with_every_screen(measure, screen, monkeypatch):
+    monkeypatch.setattr(selection, "TILE", 16)
+    acts = random_codes(3, 300, 60, 0.1)
+    chosen = top_pairs(acts, 0.05, measure=measure, shrinkage=5.0, screen=screen)
+    expected = brute_force(acts, 0.05, measure, 0, 5.0)
+    assert [(i, j) for i, j, _ in as_list(chosen)] == [(i, j) for i, j, _ in expected]
+
+
+def test_gradients_are_compared_and_codes_counted():
+    fires = random_codes(1, 50, 12, 0.2)
+    gradient = torch.randn(50, 12, generator=torch.Generator().manual_seed(2))
+    chosen = top_pairs(gradient, 1.0, min_coactivations=3, fires=fires)
+    together = (fires > 0).float().T @ (fires > 0).float()
+    assert len(chosen) == int((together.triu(1) >= 3).sum())
+    unit = torch.nn.functional.normalize(gradient, dim=0)
+    torch.testing.assert_close(chosen.score, (unit.T @ unit)[chosen.i, chosen.j].abs())
+    assert as_list(top_pairs(Codes.from_dense(gradient), 1.0, min_coactivations=3, fires=Codes.from_dense(fires))) == (
+        as_list(chosen)
+    )

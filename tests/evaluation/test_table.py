@@ -19,7 +19,10 @@ WHOLE = {
             "peak_cosine_often": 0.5,
             "p999_cosine": 0.25,
             "mean_cosine": 0.0123456,
+            "p999_pearson": 0.125,
+            "mean_pearson": 0.001,
         },
+        "information": {"p999": 0.01, "mean": 0.000123, "activity_noticeable": 0.00125},
     },
 }
 PART = {"training": {"seconds_per_step": 2.0}, "evaluation": {"scaled": {"fvu": 0.5}}}
@@ -42,6 +45,11 @@ def test_csv(tmp_path):
         "held-out rows": ("16384", "-"),
         "99.9th percentile of |C|": ("0.2500", "-"),
         "mean |C|": ("0.01235", "-"),
+        "99.9th percentile of |r|": ("0.1250", "-"),
+        "mean |r|": ("0.00100", "-"),
+        "99.9th percentile of I": ("0.01000", "-"),
+        "mean I": ("0.000123", "-"),
+        "pairs, activity I > 0.01": ("0.00125", "-"),
         "active features": ("12345", "-"),  # a number, for whatever reads it
         "dead features": ("7", "-"),
         "seconds/step": ("0.123", "2.000"),
@@ -61,7 +69,7 @@ def test_markdown(tmp_path):
     assert "| FVU | 0.1235 | 0.5000 |" in lines
     assert "| peak \\|C\\| | 0.988 | - |" in lines
     assert "| active features | 12,345 | - |" in lines
-    assert len(lines) == 16
+    assert len(lines) == 21
 
 
 def test_screen():

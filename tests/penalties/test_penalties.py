@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sleave.penalties.orthogonality as orthogonality
 from sleave.base.errors import SleaveError
 from sleave.dependence.correlation import check_measure
 from sleave.dependence.selection import top_pairs
+from sleave.penalties import pairwise
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.pairwise import pair_penalty
 
@@ -20,6 +20,11 @@ def dense_correlation(acts, measure):
     safe = torch.where(norm > 0, norm, 1).sqrt()
     unit = acts / safe
     return unit.T @ unit
+
+
+def where_it_fires(grad, acts):
+    """A code that is zero gets no gradient, as behind any activation function."""
+    return grad * (acts != 0)
 
 
 def codes(seed, rows, d_sae, density=0.3):
@@ -47,13 +52,13 @@ def test_selective_equals_autograd_on_the_dense_formula(seed, rows, d_sae, measu
     torch.testing.assert_close(value, truth)
     # A constant column has no Pearson gradient here, and only rounding in the dense formula.
     constant = (acts == acts[:1]).all(0)
-    torch.testing.assert_close(grad[:, ~constant], true_grad[:, ~constant])
+    torch.testing.assert_close(grad[:, ~constant], where_it_fires(true_grad, acts)[:, ~constant])
 
 
 @pytest.mark.parametrize("measure", ["cosine", "pearson"])
 @pytest.mark.parametrize("columns", [4096, 3])
 def test_full_equals_autograd_on_the_dense_formula(measure, columns, monkeypatch):
-    monkeypatch.setattr(orthogonality, "COLUMNS", columns)
+    monkeypatch.setattr(pairwise, "COLUMNS", columns)
     acts = codes(0, 12, 10)
     acts[:, 4] = 0  # dead
     acts.requires_grad_()
@@ -62,7 +67,7 @@ def test_full_equals_autograd_on_the_dense_formula(measure, columns, monkeypatch
     truth = 0.7 * dense_correlation(acts, measure).triu(1).square().sum()
     (true_grad,) = torch.autograd.grad(truth, acts)
     torch.testing.assert_close(value, truth)
-    torch.testing.assert_close(grad, true_grad)
+    torch.testing.assert_close(grad, where_it_fires(true_grad, acts))
 
 
 def test_full_is_selective_with_every_pair():
@@ -80,18 +85,19 @@ def test_gradcheck(measure):
     acts = (codes(1, 8, 6) + 0.1).requires_grad_()
     pairs = top_pairs(acts, 0.5, measure=measure)
     weight = torch.rand(len(pairs), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a: pair_penalty(a, pairs.i, pairs.j, weight, measure), acts)
+    assert torch.autograd.gradcheck(lambda a: pair_penalty(a, pairs, weight, measure), acts)
     assert torch.autograd.gradcheck(lambda a: FullOrthogonality(0.1, measure)(a), acts)
 
 
 def test_by_hand():
     """Features (1, 1) and (0, 1): C = 1/sqrt 2, so the penalty is w/2, and its gradient in f_1 = (0, 1) is
-    2 w C (z_0 - C z_1) / |f_1| = w sqrt 2 ((1, 1)/sqrt 2 - (0, 1)/sqrt 2) = w (1, 0); likewise in f_0, w (-1, 1)/2."""
+    2 w C (z_0 - C z_1) / |f_1| = w sqrt 2 ((1, 1)/sqrt 2 - (0, 1)/sqrt 2) = w (1, 0); likewise in f_0, w (-1, 1)/2.
+    The code that is 0 gets none."""
     acts = torch.tensor([[1.0, 0.0], [1.0, 1.0]], requires_grad=True)
     value = SelectiveOrthogonality(top=1.0, weight=0.2)(acts)
     value.backward()
     assert value.item() == pytest.approx(0.1)
-    torch.testing.assert_close(acts.grad, torch.tensor([[-0.1, 0.2], [0.1, 0.0]]))
+    torch.testing.assert_close(acts.grad, torch.tensor([[-0.1, 0.0], [0.1, 0.0]]))
 
 
 @pytest.mark.parametrize("penalty", [SelectiveOrthogonality(top=1.0), FullOrthogonality()])
@@ -156,7 +162,7 @@ def test_bf16_codes_give_a_bf16_gradient():
     [
         ({"top": 0}, r"`top` \(= 0\)"),
         ({"weight": -1}, r"`weight` \(= -1\)"),
-        ({"refresh": 0}, r"`refresh` \(= 0\)"),
+        ({"refresh": -1}, r"`refresh` \(= -1\)"),
         ({"window": 0}, r"`window` \(= 0\)"),
     ],
 )
@@ -168,3 +174,39 @@ def test_refuses_a_number_out_of_range(arguments, message):
 def test_refuses_an_unknown_measure():
     with pytest.raises(SleaveError, match=r"`measure` \(= 'spearman'\) must be one of 'cosine', 'pearson'"):
         check_measure("spearman")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    rows=st.integers(2, 30),
+    d_sae=st.integers(3, 15),
+    measure=st.sampled_from(["cosine", "pearson", "dot"]),
+    columns=st.sampled_from([4, 4096]),
+    shift=st.sampled_from([0.0, 0.3]),  # then no code is zero, and some are negative
+)
+def test_every_way_gives_what_autograd_gives(seed, rows, d_sae, measure, columns, shift):
+    acts = codes(seed, rows, d_sae) - shift
+    acts[:, 0] = 0  # dead
+    acts.requires_grad_()
+    pairs = top_pairs(acts, 0.4)
+    weight = torch.rand(len(pairs), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    strength = acts.T @ acts if measure == "dot" else dense_correlation(acts, measure)
+    truth = (weight * strength[pairs.i, pairs.j].square()).sum()
+    (true_grad,) = torch.autograd.grad(truth * 3, acts)
+    varies = ~(acts == acts[:1]).all(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairwise, "COLUMNS", columns)
+        for way in ("pairs", "coactivations", "dense"):
+            value = pair_penalty(acts, pairs, weight, measure, way)
+            (grad,) = torch.autograd.grad(value * 3, acts)
+            torch.testing.assert_close(value, truth)
+            torch.testing.assert_close(grad[:, varies], where_it_fires(true_grad, acts)[:, varies])
+
+
+def test_the_way_with_the_least_work_is_taken():
+    pairs = top_pairs(codes(0, 50, 300), 0.1)
+    assert pairwise._least_work(codes(0, 50, 300), None) == "dense"
+    assert pairwise._least_work(torch.rand(50, 300), pairs) == "dense"
+    assert pairwise._least_work(torch.rand(50, 300), pairs.first(20)) == "pairs"
+    assert pairwise._least_work(torch.rand(50, 300) * (torch.rand(50, 300) < 0.01), pairs) == "coactivations"

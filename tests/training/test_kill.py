@@ -51,7 +51,11 @@ def checkpoint_step(out):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    return make_recipe(tmp_path_factory.mktemp("kill"), training={"steps": STEPS, "checkpoint_every": 1})
+    return make_recipe(
+        tmp_path_factory.mktemp("kill"),
+        training={"steps": STEPS, "checkpoint_every": 1},
+        autoencoder={"batch_norm": True, "dropout": 0.1},
+    )
 
 
 @pytest.fixture(scope="module")

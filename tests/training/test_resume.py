@@ -53,9 +53,19 @@ def assert_same(run, unbroken):
     assert not list(run.rglob(".*"))
 
 
-@pytest.fixture(scope="module", params=["float32", "float16"])
+SETTINGS = {
+    "float32": {"training": {"precision": "float32", "steps": STEPS}},
+    "float16": {"training": {"precision": "float16", "steps": STEPS}},
+    "batch norm and dropout": {
+        "autoencoder": {"batch_norm": True, "dropout": 0.3},
+        "training": {"precision": "bfloat16", "steps": STEPS, "accumulation": 2, "gradient_checkpointing": True},
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
 def settings(request):
-    return run_settings(training={"precision": request.param, "steps": STEPS})
+    return run_settings(**SETTINGS[request.param])
 
 
 @pytest.fixture(scope="module")

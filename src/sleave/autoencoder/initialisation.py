@@ -24,12 +24,17 @@ def initial_autoencoder(
     different (texts that begin alike give equal rows, and two equal features would stay equal); if there are fewer than
     d_sae, random directions make up the rest.
 
+    With batch norm, its running statistics are the sample's, and row i of W_enc is times the deviation that it divides
+    dimension i by, so that codes begin as without it (with `random`, as for the sample less its mean).
+
     Args:
         settings: width and method.
         sample: scaled training rows, in float32.
         generator: draws the directions, or the rows.
     """
-    sae = SparseAutoencoder(sample.shape[1], settings.d_sae).to(sample.device)
+    sae = SparseAutoencoder(
+        sample.shape[1], settings.d_sae, batch_norm=settings.batch_norm, dropout=settings.dropout
+    ).to(sample.device)
     if settings.initialisation == "data":
         mean = sample.mean(dim=0)
         centred = sample - mean
@@ -46,7 +51,13 @@ def initial_autoencoder(
         rank = max(1, round(settings.firing_rate * len(centred)))
         strength = sae.W_dec @ centred.t()
         threshold = strength.topk(rank, dim=1).values[:, -1]
-        sae.b_enc.copy_(-threshold - sae.W_dec @ mean)
+        sae.b_enc.copy_(-threshold)
+        if sae.batch_norm is None:  # batch norm takes the mean off itself
+            sae.b_enc.sub_(sae.W_dec @ mean)
+    if sae.batch_norm is not None:
+        sae.batch_norm.track(sample, momentum=1)
+        factor, _ = sae.batch_norm.affine()
+        sae.W_enc.div_(factor.to(sae.W_enc)[:, None])
     return sae
 
 

@@ -27,10 +27,14 @@ def fold(sae: SparseAutoencoder, shift: Float[Tensor, " d_in"], scale: Float[Ten
     """The autoencoder that does on raw x what `sae` does on (x - shift) * scale, with unit decoder rows.
 
     Its reconstructions are those of `sae`, put back into raw units; its codes are those of `sae` times the norm that
-    the decoder row has in raw units. Computed in float64, stored in float32.
+    the decoder row has in raw units. Batch norm is folded in as it is in eval mode. Computed in float64, stored in
+    float32.
     """
     W_enc, b_enc, W_dec, b_dec = (getattr(sae, name).detach().cpu().double() for name in NAMES)
     shift, scale = shift.cpu().double(), scale.cpu().double()
+    if sae.batch_norm is not None:
+        factor, offset = sae.batch_norm.affine()
+        W_enc, b_enc = W_enc * factor[:, None], b_enc + offset @ W_enc
     if sae.apply_b_dec_to_input:
         b_enc = b_enc - b_dec @ W_enc
     b_enc = b_enc - (shift * scale) @ W_enc

@@ -33,6 +33,24 @@ class Pairs:
         """How many different features the pairs touch."""
         return int(torch.cat([self.i, self.j]).unique().numel())
 
+    @cached_property
+    def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
+        feature, partner = torch.cat([self.i, self.j]), torch.cat([self.j, self.i])
+        feature, order = feature.sort(stable=True)
+        return feature, partner[order], order % max(1, len(self))
+
+    def neighbours(
+        self, d_sae: int
+    ) -> tuple[Int[Tensor, " d_sae_plus_1"], Int[Tensor, " twice"], Int[Tensor, " twice"]]:
+        """Who is paired with each feature: where its partners begin, the partners, and which pair each is of."""
+        feature, partner, pair = self._both_ways
+        start = torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device))
+        return start, partner, pair
+
+    def first(self, count: int) -> Pairs:
+        """The strongest so many."""
+        return Pairs(self.i[:count], self.j[:count], self.score[:count])
+
     def jaccard(self, other: Pairs) -> float:
         """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
         width = 1 + max((int(p.j.max()) for p in (self, other) if len(p)), default=0)
@@ -73,3 +91,11 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
     """Slices of `count` things so that a slice times `width` numbers stays within `budget` (a core's cache)."""
     size = max(1, budget // max(1, width))
     return [slice(s, min(s + size, count)) for s in range(0, count, size)] if count else []
+
+
+def sorted_pairs(i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
+    """Pairs in their order: the larger score first, then the smaller i, then the smaller j."""
+    order = torch.argsort(j, stable=True)
+    for key, descending in ((i, False), (score, True)):
+        order = order[torch.argsort(key[order], stable=True, descending=descending)]
+    return Pairs(i[order], j[order], score[order])

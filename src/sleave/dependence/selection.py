@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.dependence.coactivation import dots
+from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
-from sleave.dependence.pairs import Pairs, num_pairs, top_count, unrank
+from sleave.dependence.pairs import Pairs, chunks, num_pairs, sorted_pairs, top_count, unrank
+from sleave.dependence.scores import PairScores
 
 TILE = 1024
 
@@ -30,11 +32,13 @@ NOISE = {torch.float32: 1e-6, torch.float64: 1e-14}  # what rounding may leave o
 
 
 def top_pairs(
-    acts: Float[Tensor, "batch d_sae"],
+    acts: Tensor | Codes,
     top: float = 0.001,
     *,
     measure: Measure = "cosine",
     min_coactivations: int = 0,
+    shrinkage: float = 0.0,
+    fires: Tensor | Codes | None = None,
     screen: torch.dtype | None = None,
 ) -> Pairs:
     """The top fraction of all P = d_sae (d_sae - 1) / 2 pairs by |C_ij|, exactly.
@@ -44,11 +48,13 @@ def top_pairs(
     up to 1e-6 counts as 0, which rounding may have left of it (1e-14 for float64 codes).
 
     Args:
-        acts: codes of a batch (or of several, stacked: that pools numerators and norms separately).
+        acts: (batch, d_sae) codes of a batch (or of several, stacked: that pools numerators and norms separately).
         top: share of all pairs to choose, in (0, 1].
         measure: `cosine` or `pearson`.
         min_coactivations: leave out pairs that fire together in fewer rows than this. Two features that fire once,
             in the same row, have C = 1.
+        shrinkage: choose by |C| m / (m + shrinkage), m the rows on which both fire.
+        fires: (batch, d_sae) codes that say who fires, if `acts` are something else, such as gradients.
         screen: dtype of the tiles (torch.bfloat16, float32 or float64); by default what is fast on this machine. It
             does not change the result.
 
@@ -57,34 +63,84 @@ def top_pairs(
 
     Reference: *Top-k feature decorrelation*, Eq. (5).
     """
+    count = top_count(top, acts.d_sae if isinstance(acts, Codes) else acts.shape[-1])
+    if min_coactivations < 0 or not shrinkage >= 0:
+        raise SleaveError(
+            f"`min_coactivations` (= {min_coactivations}) and `shrinkage` (= {shrinkage}) must not be negative."
+        )
+    if isinstance(acts, Codes):
+        if measure == "cosine" and (fires is None or fires is acts) and coactivations_are_few(acts):
+            return _from_coactivations(acts, count, min_coactivations, shrinkage)
+        acts = acts.to_dense()
     acts = acts.detach()
-    count = top_count(top, acts.shape[-1])
-    if min_coactivations < 0:
-        raise SleaveError(f"`min_coactivations` (= {min_coactivations}) must not be negative.")
+    active = None
+    if min_coactivations > 0 or shrinkage > 0:
+        active = ((fires.to_dense() if isinstance(fires, Codes) else acts if fires is None else fires) > 0).t()
     with torch.autocast(acts.device.type, enabled=False):
-        return _top_pairs(acts, count, measure, min_coactivations, screen)
+        return _top_pairs(acts, count, measure, active, min_coactivations, shrinkage, screen)
 
 
-def _top_pairs(acts: Tensor, count: int, measure: Measure, min_coactivations: int, screen: torch.dtype | None) -> Pairs:
+def coactivations_are_few(codes: Codes) -> bool:
+    """Whether walking what fires together (a CPU's way) is less work than the products of whole columns."""
+    return codes.device.type == "cpu" and codes.coactivations * 100.0 < float(codes.rows) * codes.d_sae**2
+
+
+def correlation_scores(codes: Codes) -> PairScores:
+    """|cosine| of every pair, from co-activations."""
+    _, inverse = codes.moments(centred=False)
+    i, j, together, dot = dots(codes)
+    group = torch.zeros(codes.d_sae, dtype=torch.int64)
+    return PairScores(codes.d_sae, i, j, (dot * inverse[i] * inverse[j]).abs(), together, group, dot.new_zeros(1, 1))
+
+
+def _from_coactivations(codes: Codes, count: int, min_coactivations: int, shrinkage: float) -> Pairs:
+    scores = correlation_scores(codes).shrunk(shrinkage)
+    score = scores.score.to(codes.value.dtype)
+    some = (score > NOISE[score.dtype]) & (scores.together >= min_coactivations)
+    if int(some.sum()) > count:  # fewer to sort
+        some &= score >= torch.kthvalue(score[some], int(some.sum()) - count + 1).values
+    i, j, score = scores.i[some], scores.j[some], score[some]
+    if min_coactivations == 0 and i.numel() < count:
+        i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
+    return sorted_pairs(i, j, score).first(count)
+
+
+def _top_pairs(
+    acts: Tensor,
+    count: int,
+    measure: Measure,
+    active: Tensor | None,
+    min_coactivations: int,
+    shrinkage: float,
+    screen: torch.dtype | None,
+) -> Pairs:
     unit, _ = unit_columns(acts, measure)
     screen = screen or fast_dtype(unit)
     one_sign = measure == "cosine" and bool((unit >= 0).all())
-    active = (acts > 0).t() if min_coactivations > 0 else None
     keep = _Candidates(count, screen, one_sign, unit)
     for row, column, tile in _tiles(unit.to(screen)):
         if active is not None:
             a, b = active[row : row + TILE], active[column : column + TILE]
-            tile.masked_fill_(_coactivations(a, b, min_coactivations) < min_coactivations, 0)
+            if shrinkage > 0:
+                together = a.to(unit.dtype) @ b.to(unit.dtype).t()  # exact, also beside bfloat16
+                tile = tile.to(unit.dtype).mul_(together / (together + shrinkage)).to(screen)
+            else:
+                together = _coactivations(a, b, min_coactivations)
+            tile.masked_fill_(together < min_coactivations, 0)
         keep.add(row, column, tile.abs_())
     i, j = keep.pairs()
     score = pair_correlation(unit, i, j).abs()
+    if active is not None and shrinkage > 0:
+        parts = [(active[i[s]] & active[j[s]]).sum(dim=1) for s in chunks(i.numel(), len(acts))]
+        both = torch.cat([i[:0], *parts])
+        score *= both.to(score.dtype) / (both + shrinkage)
     some = score > NOISE[unit.dtype]
     i, j, score = i[some], j[some], score[some]
-    if active is None and i.numel() < count:
+    if min_coactivations == 0 and i.numel() < count:
         if not one_sign and screen is not torch.float64:  # only there is a tile's 0 known to be C = 0
-            return _top_pairs(acts, count, measure, min_coactivations, torch.float64)
+            return _top_pairs(acts, count, measure, active, min_coactivations, shrinkage, torch.float64)
         i, j, score = _with_zeros(i, j, score, count, acts.shape[1])
-    return _first(i, j, score, count)
+    return sorted_pairs(i, j, score).first(count)
 
 
 def fast_dtype(x: Tensor) -> torch.dtype:
@@ -172,11 +228,3 @@ def _with_zeros(i: Tensor, j: Tensor, score: Tensor, count: int, d_sae: int) -> 
     new = ~torch.isin(zero_i * d_sae + zero_j, i * d_sae + j)
     zero_i, zero_j = zero_i[new][: count - i.numel()], zero_j[new][: count - i.numel()]
     return torch.cat([i, zero_i]), torch.cat([j, zero_j]), torch.cat([score, score.new_zeros(zero_i.numel())])
-
-
-def _first(i: Tensor, j: Tensor, score: Tensor, count: int) -> Pairs:
-    order = torch.argsort(j, stable=True)
-    for key, descending in ((i, False), (score, True)):
-        order = order[torch.argsort(key[order], stable=True, descending=descending)]
-    order = order[:count]
-    return Pairs(i[order], j[order], score[order])

@@ -14,6 +14,7 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.evaluation.codes import Codes, CodesResult
 from sleave.evaluation.correlation import WIDEST, Correlation, CorrelationResult
+from sleave.evaluation.information import Information, InformationResult
 from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
 
 
@@ -27,6 +28,7 @@ class Evaluation:
         raw: reconstruction of the model's own activations, comparable with other tools'.
         codes: sparsity (L1 in the units it was trained in) and utilisation.
         correlation: of the codes, which no scaling changes; None above d_sae = 16,384.
+        information: mutual information between codes; None for fewer than 2 rows.
     """
 
     rows: int
@@ -34,6 +36,7 @@ class Evaluation:
     raw: ReconstructionResult
     codes: CodesResult
     correlation: CorrelationResult | None
+    information: InformationResult | None
 
     def to_dict(self) -> dict[str, Any]:
         """As nested JSON values."""
@@ -59,6 +62,7 @@ def evaluate_rows(
     raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
     codes = Codes((sae.W_dec * scaling.scale).norm(dim=1))
     correlation = Correlation(sae.d_sae) if sae.d_sae <= WIDEST else None
+    information = Information()
     rows = 0
     for x in _up_to(batches, max_rows):
         if not bool(torch.isfinite(x).all()):
@@ -68,13 +72,15 @@ def evaluate_rows(
         raw.update(x, x_hat)
         scaled.update(scaling.apply(x), scaling.apply(x_hat))
         codes.update(acts)
+        information.update(acts)
         if correlation is not None:
             correlation.update(acts)
         rows += len(x)
     if rows == 0:
         raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
     correlated = None if correlation is None else correlation.compute()
-    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated)
+    informed = information.compute() if rows >= 2 else None
+    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated, informed)
 
 
 def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:

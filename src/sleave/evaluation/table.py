@@ -22,6 +22,11 @@ FIGURES: tuple[tuple[str, str, str], ...] = (
     ("mean |C|", "evaluation.correlation.mean_cosine", ".5f"),
     ("peak |C|", "evaluation.correlation.peak_cosine", ".3f"),
     ("peak |C|, 10 rows", "evaluation.correlation.peak_cosine_often", ".3f"),
+    ("99.9th percentile of |r|", "evaluation.correlation.p999_pearson", ".4f"),
+    ("mean |r|", "evaluation.correlation.mean_pearson", ".5f"),
+    ("99.9th percentile of I", "evaluation.information.p999", ".5f"),
+    ("mean I", "evaluation.information.mean", ".6f"),
+    ("pairs, activity I > 0.01", "evaluation.information.activity_noticeable", ".5f"),
     ("MSE", "evaluation.scaled.mse", ".1f"),
     ("FVU", "evaluation.scaled.fvu", ".4f"),
     ("FVU, raw", "evaluation.raw.fvu", ".4f"),
@@ -35,11 +40,12 @@ FIGURES: tuple[tuple[str, str, str], ...] = (
 FEW_ROWS = 2000
 LEGEND = (
     "|C|: cosine of two features' codes, over all pairs of features, zeros included; lower is less entangled. Peak: "
-    "the largest, and the largest among pairs that fire together on 10 rows or more. MSE: ||x_hat - x||^2 summed over "
-    "d_in, averaged over rows, in the units of training; FVU: the fraction of variance unexplained, MSE over variance; "
-    "raw: of the model's own activations; lower is better. L0, L1: how many features fire on a row, and the sum of "
-    "their codes; compare the rest at like L0. Dead: fires on no held-out row. seconds/step: median. Peak memory: of "
-    "the training process."
+    "the largest, and the largest among pairs that fire together on 10 rows or more. r: Pearson's correlation. I: "
+    "mutual information in nats, less what chance alone would give; activity I: of whether a feature fires. MSE: "
+    "||x_hat - x||^2 summed over d_in, averaged over rows, in the units of training; FVU: the fraction of variance "
+    "unexplained, MSE over variance; raw: of the model's own activations; lower is better. L0, L1: how many features "
+    "fire on a row, and the sum of their codes; compare the rest at like L0. Dead: fires on no held-out row. "
+    "seconds/step: median. Peak memory: of the training process."
 )
 
 

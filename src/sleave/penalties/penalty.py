@@ -30,9 +30,18 @@ class Penalty(ABC):
 
     @abstractmethod
     def __call__(
-        self, acts: Float[Tensor, "batch d_sae"], W_dec: Float[Tensor, "d_sae d_in"] | None = None
+        self,
+        acts: Float[Tensor, "batch d_sae"],
+        W_dec: Float[Tensor, "d_sae d_in"] | None = None,
+        residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The penalty of a batch of codes; `W_dec` is for penalties on decoder directions and may be left out."""
+        """The penalty of a batch of codes.
+
+        Args:
+            acts: the codes.
+            W_dec: decoder directions, for penalties that look at them; may be left out for others.
+            residual: x_hat - x, for penalties that look at the reconstruction's gradient; likewise.
+        """
 
     @abstractmethod
     def figures(self) -> dict[str, float]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from sleave.base.settings import Settings
 from sleave.dependence.correlation import Measure
+from sleave.dependence.information import Baseline
+from sleave.dependence.kde import BandwidthScale
+from sleave.dependence.mutual_information import Estimation, Estimator
+from sleave.penalties.chosen import Normalization
+from sleave.penalties.guided import WEIGHT, GradientOrthogonality, MIOrtho, TemporalOrthogonality
+from sleave.penalties.information import InformationPenalty
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
 
@@ -16,49 +22,26 @@ class NoConstraint(Settings):
     """No constraint: reconstruction and sparsity alone."""
 
     kind: Literal["none"] = "none"
-    """Which constraint: `none`, `selective` or `full`. Changing it starts its section from that kind's defaults."""
+    """Which constraint: `none`; `selective` and its baseline `full`; `mi` (MI-Ortho) and its baselines `gradient` and
+    `temporal`; or `information`, mutual information itself. Changing it starts its section from that kind's
+    defaults."""
 
     def build(self) -> Penalty | None:
         """The penalty that these settings describe: none."""
         return None
 
 
-class SelectiveConstraint(Settings):
-    """Selective orthogonality: push apart only the most correlated pairs."""
-
-    kind: Literal["selective"] = "selective"
-    """Which constraint: `none`, `selective` or `full`. Changing it starts its section from that kind's defaults."""
-    weight: float = Field(default=0.1, ge=0)
-    """What the sum of C_ij^2 over the pairs is multiplied by (the paper's lambda_2)."""
+class _Constraint(Settings):
     warmup_steps: int = Field(default=0, ge=0)
     """The weight rises linearly from 0 over so many steps."""
-    top: float = Field(default=0.001, gt=0, le=1)
-    """Share of all P pairs that is pushed apart, zeros counted; 0.001 is the paper's 0.1%."""
-    refresh: int = Field(default=1, ge=1)
-    """Choose the pairs anew every so many steps."""
-    window: int = Field(default=1, ge=1)
-    """Choose by the correlation pooled over the last so many batches."""
-    measure: Measure = "cosine"
-    """`cosine` (uncentred, the paper's) or `pearson`."""
-    min_coactivations: int = Field(default=0, ge=0)
-    """Leave out pairs that fire together in fewer rows of the window than this."""
-
-    def build(self) -> Penalty:
-        """The penalty that these settings describe."""
-        return SelectiveOrthogonality(
-            self.top, self.weight, self.refresh, self.window, self.measure, self.min_coactivations
-        )
 
 
-class FullConstraint(Settings):
-    """Full orthogonality: push apart all pairs. The baseline."""
+class FullConstraint(_Constraint):
+    """Full orthogonality: push apart all pairs. The baseline of selective orthogonality."""
 
     kind: Literal["full"] = "full"
-    """Which constraint: `none`, `selective` or `full`. Changing it starts its section from that kind's defaults."""
     weight: float = Field(default=0.1, ge=0)
     """What the sum of C_ij^2 over all pairs is multiplied by."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """The weight rises linearly from 0 over so many steps."""
     measure: Measure = "cosine"
     """`cosine` (uncentred, the paper's) or `pearson`."""
 
@@ -67,4 +50,139 @@ class FullConstraint(Settings):
         return FullOrthogonality(self.weight, self.measure)
 
 
-ConstraintSettings = Annotated[NoConstraint | SelectiveConstraint | FullConstraint, Field(discriminator="kind")]
+class _Chosen(_Constraint):
+    """Constraints on the pairs that are most dependent."""
+
+    weight: float = Field(default=WEIGHT, ge=0)
+    """What the mean of tau_ij C_ij^2 over the chosen pairs is multiplied by (see `normalization`)."""
+    top: float = Field(default=0.1, gt=0, lt=1)
+    """Share of all P pairs that is pushed apart, zeros counted; 0.1 is the paper's "above the 90th percentile"."""
+    refresh: int = Field(default=20, ge=0)
+    """Choose the pairs anew every so many steps; 0: once, on the first batch."""
+    window: int = Field(default=1, ge=1)
+    """Choose from the last so many batches."""
+    measure: Measure = "cosine"
+    """`cosine` (uncentred, the papers') or `pearson`."""
+    min_coactivations: int = Field(default=0, ge=0)
+    """Leave out pairs that fire together in fewer rows of the window than this."""
+    shrinkage: float = Field(default=0.0, ge=0)
+    """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire."""
+    compare: bool = False
+    """After each choice, log how many pairs the next batch would have chosen too (costs another choice)."""
+
+
+class SelectiveConstraint(_Chosen):
+    """Selective orthogonality: push apart only the most correlated pairs."""
+
+    kind: Literal["selective"] = "selective"
+    weight: float = Field(default=0.1, ge=0)
+    """What the sum of C_ij^2 over the pairs is multiplied by (the paper's lambda_2)."""
+    top: float = Field(default=0.001, gt=0, le=1)
+    """Share of all P pairs that is pushed apart, zeros counted; 0.001 is the paper's 0.1%."""
+    refresh: int = Field(default=1, ge=0)
+    """Choose the pairs anew every so many steps; 0: once, on the first batch."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        return SelectiveOrthogonality(**_arguments(self))
+
+
+class _Guided(_Chosen):
+    normalization: Normalization = "mean"
+    """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
+    tau_ij (f_i.f_j)^2, some 10^7 times the reconstruction error when training begins."""
+
+
+class GradientConstraint(_Guided):
+    """Pairs chosen by the |cosine| of the squared error's gradients in their codes (MI-Ortho's runs 5 to 7)."""
+
+    kind: Literal["gradient"] = "gradient"
+    refresh: int = Field(default=0, ge=0)
+    """Choose the pairs anew every so many steps; 0: once, on the first batch (run 5)."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        return GradientOrthogonality(**_arguments(self))
+
+
+class TemporalConstraint(_Guided):
+    """Pairs chosen and weighted by their correlation pooled over many batches (MI-Ortho's runs 8 and 9)."""
+
+    kind: Literal["temporal"] = "temporal"
+    window: int = Field(default=20, ge=1)
+    """Pool the last so many batches; the paper's 5 or 20."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        return TemporalOrthogonality(**_arguments(self))
+
+
+class MIConstraint(_Guided):
+    """MI-Ortho: pairs with the most mutual information, pushed by tau_ij = tau_0 exp(beta I_ij)."""
+
+    kind: Literal["mi"] = "mi"
+    warmup_steps: int = Field(default=100, ge=0)
+    """The weight rises linearly from 0 over so many steps."""
+    tau_0: float = Field(default=0.5, gt=0)
+    """tau of a pair without mutual information."""
+    beta: float = Field(default=2.0, ge=0)
+    """How fast tau grows with mutual information."""
+    tau_max: float = Field(default=10.0, gt=0)
+    """Where tau is clipped: exact duplicates may reach hundreds."""
+    estimator: Estimator = "atoms"
+    """How mutual information is estimated: `atoms` (zero as an atom of its own, active values in bins of equal count),
+    `activity` (on or off only) or `kde` (the paper's; exact, biased, and slow for codes that are not sparse)."""
+    bins: int = Field(default=4, ge=1, le=64)
+    """Of `atoms`: the most bins for a feature's active values."""
+    baseline: Baseline = "permutation"
+    """Of `atoms` and `activity`: what is subtracted. `permutation`, the exact mean over all permutations of the rows;
+    `shift`, the information at a shift of half the rows; or `none`."""
+    bandwidth_factor: float = Field(default=0.15, gt=0)
+    """Of `kde`: the bandwidth is factor * N^(-1/5)."""
+    bandwidth_scale: BandwidthScale = "absolute"
+    """Of `kde`: `absolute`, the paper's, or `std`: times each feature's standard deviation."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        arguments = _arguments(self)
+        estimation = Estimation(**{name: arguments.pop(name) for name in Estimation.__dataclass_fields__})
+        return MIOrtho(**arguments, estimation=estimation)
+
+
+class InformationConstraint(_Constraint):
+    """Mutual information itself, by the paper's kernel density estimate, differentiated (MI-Ortho's Eq. (4))."""
+
+    kind: Literal["information"] = "information"
+    weight: float = Field(default=100.0, ge=0)
+    """What the mean of w_ij I_ij over the chosen pairs is multiplied by."""
+    top: float = Field(default=0.001, gt=0, lt=1)
+    """Share of all P pairs, those with the most mutual information."""
+    refresh: int = Field(default=20, ge=1)
+    """Choose the pairs anew every so many steps."""
+    factor: float = Field(default=0.15, gt=0)
+    """The bandwidth is factor * N^(-1/5)."""
+    bandwidth_scale: BandwidthScale = "absolute"
+    """`absolute`, the paper's, or `std`: times each feature's standard deviation."""
+    weighting: Literal["uniform", "information"] = "uniform"
+    """w_ij: 1, or the pair's mutual information."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        return InformationPenalty(**_arguments(self))
+
+
+def _arguments(settings: _Constraint) -> dict[str, Any]:
+    """The penalty's own: the kind has chosen it, and the warm-up is training's."""
+    return settings.model_dump(exclude={"kind", "warmup_steps"})
+
+
+ConstraintSettings = Annotated[
+    NoConstraint
+    | SelectiveConstraint
+    | FullConstraint
+    | MIConstraint
+    | GradientConstraint
+    | TemporalConstraint
+    | InformationConstraint,
+    Field(discriminator="kind"),
+]

@@ -83,29 +83,32 @@ class Stepper:
         """Update on one batch of scaled activations.
 
         Raises:
-            SleaveError: the loss is NaN or infinite (nothing was updated), or accumulation does not divide the batch.
+            SleaveError: the loss is NaN or infinite (nothing was updated), or accumulation does not divide the batch,
+                or it leaves batch norm a single row.
         """
+        x = x.to(self.device)
         parts = self.settings.accumulation
         if len(x) % parts:
             raise SleaveError(f"`training.accumulation` (= {parts}) must divide the batch of {len(x)} rows.")
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        results = [
-            self._accumulate(part, sparsity_weight, constraint_scale, parts) for part in x.to(self.device).chunk(parts)
-        ]
+        results = [self._accumulate(part, sparsity_weight, constraint_scale, parts) for part in x.chunk(parts)]
+        if self.sae.batch_norm is not None:
+            self.sae.batch_norm.track(x)
         updated = self._update()
         return _merge(results, x, updated)
 
     def _accumulate(self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int) -> StepResult:
         acts, x_hat = self._autocast_forward(x)
-        mse = (x_hat.float() - x).square().sum(dim=1).mean()
+        residual = x_hat.float() - x
+        mse = residual.square().sum(dim=1).mean()
         total = acts.sum(dim=0, dtype=torch.float32)
         l1 = total.sum() / len(x)
         constraint = torch.zeros((), device=self.device)
         if self.penalty is not None and constraint_scale > 0:
             with self._autocast():
-                constraint = constraint_scale * self.penalty(acts, self.sae.W_dec)
+                constraint = constraint_scale * self.penalty(acts, self.sae.W_dec, residual.detach())
         loss = mse + sparsity_weight * l1 + constraint
         values = torch.stack([mse, l1, constraint, loss]).detach()
         if not bool(torch.isfinite(values).all()):

@@ -1,0 +1,162 @@
+"""Which pairs to push apart: by what they are chosen, how often, and how lasting the choice is."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+from sleave.dependence.codes import Codes
+from sleave.dependence.correlation import Measure, check_measure
+from sleave.dependence.mutual_information import Estimation, mutual_information
+from sleave.dependence.pairs import Pairs, top_count
+from sleave.dependence.selection import top_pairs
+from sleave.dependence.window import Window
+
+
+@dataclass(frozen=True)
+class Criterion(ABC):
+    """By what pairs are chosen.
+
+    Attributes:
+        top: share of all P pairs, zeros included.
+        min_coactivations: leave out pairs that fire together on fewer rows.
+        shrinkage: multiply each score by m / (m + shrinkage), m the rows on which both fire.
+    """
+
+    top: float
+    min_coactivations: int = 0
+    shrinkage: float = 0.0
+
+    def __post_init__(self) -> None:
+        top_count(self.top, 2)
+        if self.min_coactivations < 0 or not self.shrinkage >= 0:
+            raise SleaveError(
+                f"`min_coactivations` (= {self.min_coactivations}) and `shrinkage` (= {self.shrinkage}) must not be "
+                "negative."
+            )
+
+    @abstractmethod
+    def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
+        """The pairs of a batch, or of several, by what is looked at (codes or gradients) and who fires (codes)."""
+
+
+@dataclass(frozen=True)
+class ByCorrelation(Criterion):
+    """The top fraction by |C|; also of gradients, when those are what it is given."""
+
+    measure: Measure = "cosine"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_measure(self.measure)
+
+    def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
+        counted = {"min_coactivations": self.min_coactivations, "shrinkage": self.shrinkage}
+        return top_pairs(signal, self.top, measure=self.measure, fires=fires, **counted)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class ByInformation(Criterion):
+    """The pairs above the (1 - top) quantile of mutual information that fire together at all.
+
+    Reference: *MI-Ortho*, Eq. (9).
+    """
+
+    estimation: Estimation = field(default_factory=Estimation)
+
+    def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
+        scores = mutual_information(signal, **vars(self.estimation)).shrunk(self.shrinkage)
+        return scores.top(self.top, min_coactivations=max(1, self.min_coactivations))
+
+
+class PairChooser:
+    """Chooses pairs anew every so many calls, from the last so many batches.
+
+    Args:
+        criterion: by what.
+        refresh: choose every so many calls; 0 means once, on the first.
+        window: pool the last so many batches.
+        compare: after each choice, choose once more from the next batches, only to see how many pairs are the same.
+    """
+
+    def __init__(self, criterion: Criterion, refresh: int = 1, window: int = 1, compare: bool = False) -> None:
+        if refresh < 0:
+            raise SleaveError(f"`refresh` (= {refresh}) must be at least 1, or 0 to choose the pairs once for all.")
+        self.criterion = criterion
+        self.refresh = refresh
+        self.compare = compare
+        self.pairs: Pairs | None = None
+        self._windows = {"signal": Window(window), "fires": Window(window)}
+        self._calls = 0
+        self._overlap = {"overlap": math.nan, "overlap_next_batch": math.nan}
+
+    @torch.no_grad()
+    def __call__(
+        self, acts: Float[Tensor, "batch d_sae"], gradient: Float[Tensor, "batch d_sae"] | None = None
+    ) -> Pairs:
+        """The pairs to push apart on this batch, chosen by its codes or, if given, by gradients."""
+        due = self.pairs is None or (self.refresh > 0 and self._calls % self.refresh == 0)
+        again = self.compare and self.refresh > 1 and self._calls % self.refresh == 1
+        self._remember(acts, gradient, due or again)
+        if due:
+            former, self.pairs = self.pairs, self._choose(acts, gradient)
+            self._overlap["overlap"] = self.pairs.jaccard(former) if former is not None else math.nan
+        elif again and self.pairs is not None:
+            self._overlap["overlap_next_batch"] = self.pairs.jaccard(self._choose(acts, gradient))
+        self._calls += 1
+        assert self.pairs is not None
+        return self.pairs
+
+    def _remember(self, acts: Tensor, gradient: Tensor | None, due: bool) -> None:
+        """Push a batch, if a choice will look at it."""
+        window = self._windows["signal"].length
+        left = self.refresh - self._calls % self.refresh if self.refresh else 1 << 62  # calls until the next choice
+        if window > 1 and (due or left < window or (self.compare and left + 1 <= window)):
+            self._windows["signal"].push(acts if gradient is None else gradient)
+            if gradient is not None:
+                self._windows["fires"].push(acts)
+
+    def _choose(self, acts: Tensor, gradient: Tensor | None) -> Pairs:
+        if self._windows["signal"].length == 1:
+            return self.criterion.choose(acts if gradient is None else gradient, acts)
+        signal = self._windows["signal"].codes()
+        return self.criterion.choose(signal, signal if gradient is None else self._windows["fires"].codes())
+
+    def figures(self) -> dict[str, float]:
+        """pairs and unique_features in T; its peak, mean and least score; Jaccard overlap with the T before it, and
+        with the T that the batch after it would have given."""
+        if self.pairs is None or len(self.pairs) == 0:
+            return {"pairs": 0.0, "unique_features": 0.0}
+        score = self.pairs.score
+        figures = {
+            "pairs": float(len(self.pairs)),
+            "unique_features": float(self.pairs.num_features),
+            "peak": float(score[0]),
+            "mean": float(score.mean()),
+            "least": float(score[-1]),
+        }
+        return figures | {name: value for name, value in self._overlap.items() if value == value}
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on as if never stopped."""
+        state = {f"{n}.{name}": part for n, window in self._windows.items() for name, part in window.state().items()}
+        state["calls"] = torch.tensor(self._calls)
+        state |= {name: torch.tensor(value, dtype=torch.float64) for name, value in self._overlap.items()}
+        if self.pairs is not None:
+            state |= {"i": self.pairs.i, "j": self.pairs.j, "score": self.pairs.score}
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take up what `state` returned."""
+        for n, window in self._windows.items():
+            prefix = f"{n}."
+            window.restore({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
+        self._calls = int(state["calls"])
+        self._overlap = {name: float(state[name]) for name in self._overlap}
+        self.pairs = Pairs(state["i"], state["j"], state["score"]) if "i" in state else None

@@ -1,0 +1,156 @@
+"""Codes of some rows, keeping only what fires: by row and by feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+from sleave.dependence import kernels
+from sleave.dependence.compiled import compiled
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Codes (batch, d_sae) of which few are not zero.
+
+    Everything that two features share lies where both fire, so this is what dependence is computed from. Within a row
+    features ascend; a code of exactly zero does not fire, any other does.
+
+    Attributes:
+        d_sae: how many features there are.
+        start: (batch + 1,) where each row begins in `feature` and `value`.
+        feature: which features fire, row after row.
+        value: their codes, float32, or float64 if they came so.
+    """
+
+    d_sae: int
+    start: Int[Tensor, " batch_plus_1"]
+    feature: Int[Tensor, " active"]
+    value: Float[Tensor, " active"]
+
+    @staticmethod
+    def from_dense(acts: Tensor) -> Codes:
+        """Keep what is not zero in codes (batch, d_sae).
+
+        Raises:
+            SleaveError: not a matrix, fewer than two features, no rows, NaN or infinite values.
+        """
+        if acts.ndim != 2 or acts.shape[1] < 2 or acts.shape[0] < 1:
+            raise SleaveError(
+                f"`acts` has shape {tuple(acts.shape)}; it must be (batch, d_sae), with d_sae at least 2."
+            )
+        acts = acts.detach()
+        acts = acts if acts.dtype == torch.float64 else acts.float()
+        if acts.device.type == "cpu":
+            return _finite(Codes(acts.shape[1], *compiled(kernels.compress, acts.contiguous())))
+        row, feature = acts.nonzero(as_tuple=True)
+        return _finite(Codes(acts.shape[1], _starts(row, len(acts)), feature, acts[row, feature]))
+
+    @staticmethod
+    def from_topk(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], d_sae: int) -> Codes:
+        """Codes given as k values and their features per row, as TopK autoencoders have them; zeros are dropped.
+
+        Raises:
+            SleaveError: the shapes differ, an index is outside [0, d_sae) or twice in a row, NaN or infinite values.
+        """
+        if values.shape != indices.shape or values.ndim != 2 or len(values) < 1:
+            raise SleaveError(
+                f"`values` has shape {tuple(values.shape)}, `indices` {tuple(indices.shape)}; both must be (batch, k)."
+            )
+        if d_sae < 2 or (indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < d_sae):
+            raise SleaveError(f"`indices` must lie in [0, {d_sae}), with d_sae (= {d_sae}) at least 2.")
+        values = values.detach() if values.dtype == torch.float64 else values.detach().float()
+        feature, order = indices.long().sort(dim=1)
+        value = values.gather(1, order)
+        active = value != 0
+        if bool((active[:, 1:] & active[:, :-1] & (feature[:, 1:] == feature[:, :-1])).any()):
+            raise SleaveError("`indices` names a feature twice in one row; each row must name a feature at most once.")
+        row = active.nonzero(as_tuple=True)[0]
+        return _finite(Codes(d_sae, _starts(row, len(values)), feature[active], value[active]))
+
+    @staticmethod
+    def cat(parts: Sequence[Codes]) -> Codes:
+        """The rows of several batches, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        offset, starts = 0, [parts[0].start[:1]]
+        for part in parts:
+            starts.append(part.start[1:] + offset)
+            offset += part.feature.numel()
+        feature, value = torch.cat([p.feature for p in parts]), torch.cat([p.value for p in parts])
+        return Codes(parts[0].d_sae, torch.cat(starts), feature, value)
+
+    @property
+    def rows(self) -> int:
+        """N, how many rows there are, those where nothing fires included."""
+        return self.start.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.value.device
+
+    @cached_property
+    def row(self) -> Int[Tensor, " active"]:
+        """The row of each entry."""
+        rows = torch.arange(self.rows, device=self.device)
+        return torch.repeat_interleave(rows, self.start.diff())
+
+    @cached_property
+    def fired(self) -> Int[Tensor, " d_sae"]:
+        """On how many rows each feature fires."""
+        return torch.bincount(self.feature, minlength=self.d_sae)
+
+    @cached_property
+    def by_feature(self) -> tuple[Int[Tensor, " d_sae_plus_1"], Int[Tensor, " active"]]:
+        """Where each feature begins in an order of the entries by (feature, row), and that order."""
+        start = torch.cat([self.fired.new_zeros(1), self.fired.cumsum(0)])
+        if self.device.type == "cpu":
+            return start, compiled(kernels.order_by_feature, self.feature, start)
+        return start, torch.argsort(self.feature, stable=True)
+
+    @cached_property
+    def coactivations(self) -> int:
+        """How many times any two features fire together: what a pass over all co-activations costs."""
+        per_row = self.start.diff()
+        return int((per_row * (per_row - 1) // 2).sum())
+
+    def moments(self, centred: bool) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+        """Mean (0 if not centred) and inverse norm of each column, in float64; 0 for a column that has no norm.
+
+        See `correlation.unit_columns`, which has the same of dense codes.
+        """
+        value = self.value.double()
+        zeros = value.new_zeros(self.d_sae)
+        mean = zeros.index_add(0, self.feature, value) / self.rows if centred else zeros
+        square = zeros.index_add(0, self.feature, value.square())
+        off = zeros.index_add(0, self.feature, (value - mean[self.feature]).square())
+        norm = (off + (self.rows - self.fired) * mean.square()).sqrt()
+        return mean, torch.where(norm > 1e-6 * square.sqrt(), 1 / norm, 0)
+
+    def to_dense(self) -> Float[Tensor, "batch d_sae"]:
+        """All batch * d_sae numbers."""
+        dense = self.value.new_zeros(self.rows, self.d_sae)
+        dense[self.row, self.feature] = self.value
+        return dense
+
+
+def _starts(row: Tensor, rows: int) -> Tensor:
+    counts = torch.bincount(row, minlength=rows)
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
+def _finite(codes: Codes) -> Codes:
+    finite = torch.isfinite(codes.value)
+    if not bool(finite.all()):
+        bad = int(codes.feature[~finite].unique().numel())
+        raise SleaveError(
+            f"`acts` holds NaN or infinite values in {bad} of {codes.d_sae} features; "
+            "no dependence can be computed. Check the inputs, or lower the learning rate."
+        )
+    return codes

@@ -1,0 +1,85 @@
+"""What penalties on chosen pairs have in common: choose T now and then, push its pairs apart on every batch."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+from sleave.dependence.choice import Criterion, PairChooser
+from sleave.dependence.correlation import Measure
+from sleave.dependence.pairs import Pairs
+from sleave.penalties.pairwise import pair_penalty
+from sleave.penalties.penalty import Penalty
+
+Normalization = Literal["mean", "sum", "none"]
+
+
+class ChosenPairsPenalty(Penalty):
+    """weight * sum over T of tau_ij C_ij^2, its mean, or the same of f_i.f_j.
+
+    Args:
+        criterion: by what T is chosen.
+        weight: what the sum or the mean is multiplied by.
+        refresh: choose T anew every so many calls; 0: once, on the first.
+        window: choose from the last so many batches.
+        compare: after each choice, see how many pairs the next batch would have chosen too.
+        normalization: `mean` of tau C^2 over T; `sum` of it; or `none`: the sum of tau (f_i.f_j)^2, which grows as the
+            square of the batch and the fourth power of the codes.
+        measure: what C is, unless normalization is `none`.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        weight: float,
+        refresh: int,
+        window: int,
+        compare: bool,
+        normalization: Normalization,
+        measure: Measure,
+    ) -> None:
+        super().__init__(weight)
+        if normalization not in get_args(Normalization):
+            allowed = ", ".join(map(repr, get_args(Normalization)))
+            raise SleaveError(f"`normalization` (= {normalization!r}) must be one of {allowed}.")
+        self.chooser = PairChooser(criterion, refresh, window, compare)
+        self.normalization = normalization
+        self.measure = measure
+
+    def strength(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
+        """tau_ij, how hard each chosen pair is pushed; 1 unless a subclass says otherwise."""
+        return torch.ones_like(pairs.score)
+
+    def gradient(self, W_dec: Tensor | None, residual: Tensor | None) -> Float[Tensor, "batch d_sae"] | None:
+        """What pairs are chosen by, if not by the codes."""
+        return None
+
+    def __call__(
+        self,
+        acts: Float[Tensor, "batch d_sae"],
+        W_dec: Float[Tensor, "d_sae d_in"] | None = None,
+        residual: Float[Tensor, "batch d_in"] | None = None,
+    ) -> Float[Tensor, ""]:
+        pairs = self.chooser(acts, self.gradient(W_dec, residual))
+        scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
+        weight = scale * self.strength(pairs)
+        return pair_penalty(acts, pairs, weight, "dot" if self.normalization == "none" else self.measure)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """The chosen pairs T, sorted by score; None before the first call."""
+        return self.chooser.pairs
+
+    def figures(self) -> dict[str, float]:
+        """See `PairChooser.figures`."""
+        return self.chooser.figures()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.chooser.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.chooser.restore(state)
