@@ -198,6 +198,22 @@ def test_evaluation_side_by_side(study, tmp_path, capsys):
     assert sorted((tmp_path / "y.md").read_text().splitlines()[0]) == sorted(table[0])
 
 
+def test_every_constraint_trains_and_overlap_compares_them(study, recipe, tmp_path, capsys):
+    for kind in ("mi", "gradient", "temporal", "information"):
+        options = ["--constraint.kind", kind, "--constraint.weight", "1", "--constraint.top", "0.2"]
+        assert run_main("train", recipe, "--out", tmp_path / kind, *options, "--constraint.refresh", "2") == 0
+        last = json.loads((tmp_path / kind / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["constraint"] > 0
+        assert 0 <= last["constraint_overlap"] <= 1
+        assert (tmp_path / kind / "pairs.safetensors").is_file()
+    assert run_main("evaluate", tmp_path) == 0
+    assert "mean I" in capsys.readouterr().out
+    assert run_main("overlap", tmp_path / "mi", tmp_path / "temporal", study / "runs" / "none") == 0
+    assert "100.0%" in capsys.readouterr().out  # six steps leave every feature what it was
+    assert run_main("overlap", study / "runs" / "none", study / "runs" / "full") == 2
+    assert "0 of these runs chose pairs; give two at least" in capsys.readouterr().err
+
+
 def test_overrides_are_in_the_runs_config(study, recipe, tmp_path):
     options = ["--constraint.weight", "0.2", "--training.steps=2", "--model.layers", "0,1,2", "--layer", "1"]
     assert run_main("train", recipe, "--out", tmp_path / "run", "--harvest.store", "None", *options) == 0

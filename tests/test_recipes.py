@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sleave.base.errors import SleaveError
-from sleave.penalties.settings import FullConstraint, NoConstraint, SelectiveConstraint
+from sleave.base.settings import differences
+from sleave.penalties.settings import FullConstraint, MIConstraint, NoConstraint, SelectiveConstraint
 from sleave.recipe import Recipe, load_recipe, merged, recipe_from
 
 ROOT = Path(__file__).parents[1]
@@ -165,3 +166,82 @@ def test_written_and_read_again_it_is_the_same(tmp_path_factory, store, weight, 
     path.write_bytes(tomli_w.dumps(recipe.to_dict()).encode())
     assert load_recipe(path) == recipe
     assert load_recipe(path).to_dict() == recipe.to_dict()
+
+
+# Extending another recipe
+
+
+def written(folder: Path, name: str, values: dict[str, Any]) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tomli_w.dumps(values).encode())
+    return path
+
+
+def test_a_recipe_lies_over_the_one_it_extends(tmp_path):
+    written(tmp_path, "base.toml", {**LEAST, "constraint": {"kind": "selective", "weight": 0.3}, "seed": 3})
+    written(tmp_path, "middle.toml", {"extends": "base.toml", "training": {"steps": 7}})
+    path = written(tmp_path, "deep/top.toml", {"extends": "../middle.toml", "constraint": {"kind": "mi"}, "seed": 4})
+    recipe = load_recipe(path, {"autoencoder": {"d_sae": 32}})
+    assert (recipe.seed, recipe.training.steps, recipe.autoencoder.d_sae) == (4, 7, 32)
+    assert recipe.constraint == MIConstraint()
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("none.toml", r"none\.toml"),
+        ("itself.toml", r"extends itself, by way of"),
+        (3, r"has extends = 3; it must be the path of another recipe"),
+    ],
+)
+def test_what_cannot_be_extended(tmp_path, base, message):
+    path = written(tmp_path, "itself.toml", {**LEAST, "extends": base})
+    with pytest.raises(SleaveError, match=message):
+        load_recipe(path)
+
+
+# MI-Ortho
+
+
+MI_ORTHO = ROOT / "recipes" / "mi_ortho"
+RUNS = ("none", "run5", "run6", "run7", "run8", "run9", "run10")
+
+
+def test_mi_ortho_as_the_paper_has_it():
+    recipes = {name: load_recipe(MI_ORTHO / f"{name}.toml") for name in RUNS}
+    mi = recipes["run10"]
+    assert (mi.model.name, mi.model.layers, mi.autoencoder.d_sae) == ("google/gemma-2-2b", (19,), 2304)
+    assert (mi.harvest.max_tokens, mi.harvest.context_length, mi.harvest.max_special_fraction) == (1_000_000, 128, 0.1)
+    assert mi.buffer.batch_contexts * mi.harvest.context_length == 2048
+    assert (mi.buffer.buffer_contexts, mi.training.steps, mi.sparsity.weight) == (2048, 1000, 0.04)
+    assert (mi.optimizer.kind, mi.optimizer.lr, mi.optimizer.schedule) == ("adamw", 3e-4, "cosine")
+    assert (mi.autoencoder.batch_norm, mi.autoencoder.dropout) == (True, 0.1)
+    c = mi.constraint
+    assert isinstance(c, MIConstraint)
+    assert (c.estimator, c.bandwidth_factor, c.bandwidth_scale, c.normalization) == ("kde", 0.15, "absolute", "none")
+    assert (c.top, c.refresh, c.tau_0, c.beta, c.weight) == (0.1, 20, 0.5, 2.0, 1.0)
+    windows = [getattr(recipes[name].constraint, "window", None) for name in RUNS]
+    assert windows == [None, 1, 1, 1, 5, 20, 1]
+    assert [getattr(recipes[name].constraint, "refresh", None) for name in RUNS] == [None, 0, 100, 20, 20, 20, 20]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_local_twins_differ_where_they_say(name):
+    paper, local = (load_recipe(MI_ORTHO / f"{prefix}{name}.toml").to_dict() for prefix in ("", "local_"))
+    changed = {line.split("`")[1] for line in differences(paper, local)}
+    allowed = {
+        *("model.name", "model.layers", "corpus", "harvest.store", "harvest.max_tokens", "harvest.max_norm_ratio"),
+        *("buffer.scaling", "autoencoder.initialisation"),
+        *(f"constraint.{key}" for key in ("weight", "warmup_steps", "compare", "normalization", "tau_max")),
+        *(f"constraint.{key}" for key in ("estimator", "bins")),
+    }
+    assert changed <= allowed
+
+
+def test_all_runs_differ_in_the_constraint_alone():
+    for prefix in ("", "local_"):
+        base = load_recipe(MI_ORTHO / f"{prefix}none.toml").to_dict()
+        for name in RUNS[1:]:
+            lines = differences(base, load_recipe(MI_ORTHO / f"{prefix}{name}.toml").to_dict())
+            assert all(line.split("`")[1].startswith("constraint.") for line in lines)

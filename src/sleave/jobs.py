@@ -1,4 +1,4 @@
-"""The three things one does: harvest, train, evaluate. The command line and Python call the same functions."""
+"""The things one does: harvest, train, evaluate, compare. The command line and Python call the same functions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
+from sleave.evaluation.overlap import Overlap
+from sleave.evaluation.overlap import overlap as overlap_of
 from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory
@@ -131,6 +133,17 @@ def open_source(recipe: Recipe) -> ActivationSource:
         recipe.buffer.refresh_batches,
         recipe.seed,
     )
+
+
+def overlap(first: RunDirectory | str | Path, second: RunDirectory | str | Path) -> Overlap:
+    """How far two runs agree on which pairs to push apart, their features matched by decoder direction.
+
+    Raises:
+        SleaveError: a run is unfinished or chose no pairs, or they read different widths.
+    """
+    runs = [r if isinstance(r, RunDirectory) else RunDirectory(r) for r in (first, second)]
+    pairs = (runs[0].pairs(), runs[1].pairs())
+    return overlap_of(load(runs[0].path).W_dec, load(runs[1].path).W_dec, pairs)
 
 
 def runs_in(path: str | Path) -> list[RunDirectory]:

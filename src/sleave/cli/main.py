@@ -18,6 +18,7 @@ Train sparse autoencoders whose features do not say the same thing twice, and me
   sleave harvest  RECIPE              text -> language model -> activations on disk
   sleave train    RECIPE --out DIR    activations -> sparse autoencoder in DIR/sae (SAELens's format)
   sleave evaluate DIR ...             held-out figures of trained runs, side by side
+  sleave overlap  DIR DIR ...         whether runs (of other seeds, say) chose the same pairs
 
 A recipe is a TOML file; every setting in it can be changed on the command line (--constraint.weight 0.2).
 `sleave train RECIPE --help` lists them all, with the recipe's values.
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sleave", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"sleave {__version__}")
-    parser.add_argument("verb", choices=("harvest", "train", "evaluate"), help="what to do; `sleave VERB --help`")
+    parser.add_argument(
+        "verb", choices=("harvest", "train", "evaluate", "overlap"), help="what to do; `sleave VERB --help`"
+    )
     known = parser.parse_args(arguments[:1] or ["--help"])
 
     from sleave.base.errors import SleaveError

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from sleave import jobs
+from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.cli.options import Parser, parse_recipe
 from sleave.evaluation.table import check_table_path, screen_table, warnings, write_table
@@ -44,6 +47,16 @@ Evaluate finished runs on documents that training never saw, and put them side b
   sleave evaluate runs/none runs/mine --table comparison.md
 
 Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given.
+"""
+
+OVERLAP = """\
+See whether runs chose the same pairs of features: two seeds, two methods, two lengths of training.
+
+  sleave overlap runs/seed0 runs/seed1
+  sleave overlap runs/mi_ortho
+
+Features are matched by their decoder directions (each the other's nearest, with a cosine of 0.7 at least), and the
+pairs between matched features are compared: Jaccard overlap, beside what chance would give.
 """
 
 
@@ -85,12 +98,32 @@ def evaluate(arguments: Sequence[str]) -> None:
         check_table_path(namespace.table)  # before what may take minutes
     runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
     results = {str(run.path): jobs.evaluate(run, namespace.store, again=namespace.again) for run in runs}
-    console = Console()
-    with console.capture() as table:
-        console.print(screen_table(results))
-    print(table.get(), end="", flush=True)  # not by rich, which ends the process when nobody reads on
+    _print(screen_table(results))
     for warning in warnings(results):
         say(warning)
     if namespace.table:
         write_table(namespace.table, results)
         say(f"Wrote {namespace.table}")
+
+
+def overlap(arguments: Sequence[str]) -> None:
+    """`sleave overlap`."""
+    parser = Parser("sleave overlap", description=OVERLAP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories, or folders of them")
+    runs = [run for path in parser.parse_args(arguments).runs for run in jobs.runs_in(path)]
+    runs = [run for run in runs if run.pairs_file.is_file()]
+    if len(runs) < 2:
+        raise SleaveError(f"{len(runs)} of these runs chose pairs; give two at least that are finished.")
+    table = Table("first", "second", "features matched", "pairs between them", "Jaccard overlap", "by chance")
+    for a, b in combinations(runs, 2):
+        o = jobs.overlap(a, b)
+        figures = (f"{o.matched:.1%}", f"{o.pairs:,}", f"{o.jaccard:.3f}", f"{o.chance:.3f}")
+        table.add_row(str(a.path), str(b.path), *figures)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    with console.capture() as text:
+        console.print(table)
+    print(text.get(), end="", flush=True)  # not by rich, which ends the process when nobody reads on

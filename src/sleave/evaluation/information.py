@@ -18,7 +18,7 @@ class InformationResult:
     """Mutual information, in nats, over all P = d_sae (d_sae - 1) / 2 pairs, less what chance alone would give.
 
     Attributes:
-        mean, p999, peak: of codes, zero an atom of its own and active values in at most 8 bins.
+        mean, p999, peak: of codes, zero an atom of its own and active values in at most 16 bins.
         activity_noticeable: share of pairs of which knowing whether one fires tells more than 0.01 nats of the other.
     """
 

@@ -64,6 +64,8 @@ class FullOrthogonality(Penalty):
         measure: `cosine` (the paper's, uncentred) or `pearson`.
     """
 
+    chooses = False
+
     def __init__(self, weight: float = 0.1, measure: Measure = "cosine") -> None:
         super().__init__(weight)
         self.measure = check_measure(measure)

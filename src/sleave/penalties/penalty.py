@@ -16,7 +16,10 @@ class Penalty(ABC):
 
     Attributes:
         weight: what the sum over pairs is multiplied by.
+        chooses: whether it pushes chosen pairs apart, and not all.
     """
+
+    chooses = True
 
     def __init__(self, weight: float) -> None:
         if not weight >= 0:

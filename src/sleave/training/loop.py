@@ -45,6 +45,8 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
         say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
     _steps(settings, source, run, stepper, done)
     run.save_scaling(source.scaling)
+    if stepper.penalty is not None and stepper.penalty.chooses and stepper.penalty.pairs is not None:
+        run.save_pairs(stepper.penalty.pairs)
     save(
         fold(stepper.sae, source.scaling.shift, source.scaling.scale),
         run.sae,

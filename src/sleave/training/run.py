@@ -6,6 +6,7 @@ metrics.jsonl             one line per step
 checkpoint.safetensors    where to go on
 sae/                      the autoencoder of raw activations, in SAELens's format
 scaling.safetensors       the map from raw activations to those it was trained on
+pairs.safetensors         the pairs it pushed apart last, strongest first: i, j, score
 results.json              summary of the training, and the evaluation
 """
 
@@ -33,6 +34,7 @@ from sleave.base.files import (
     write_text,
 )
 from sleave.base.settings import differences
+from sleave.dependence.pairs import Pairs
 
 CONFIG = "config.toml"
 RESULTS_SCHEMA = 1
@@ -49,6 +51,7 @@ class RunDirectory:
         self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.results_file = self.path / "results.json"
         self.scaling_file = self.path / "scaling.safetensors"
+        self.pairs_file = self.path / "pairs.safetensors"
         self.sae = self.path / "sae"
 
     @property
@@ -124,6 +127,23 @@ class RunDirectory:
         """The map from raw activations to those trained on."""
         tensors, _ = load_tensors(self.scaling_file)
         return Scaling(tensors["shift"], tensors["scale"])
+
+    def save_pairs(self, pairs: Pairs) -> None:
+        """Keep the pairs that were pushed apart last."""
+        save_tensors(self.pairs_file, {"i": pairs.i, "j": pairs.j, "score": pairs.score})
+
+    def pairs(self) -> Pairs:
+        """The pairs that were pushed apart last.
+
+        Raises:
+            SleaveError: the run chose none.
+        """
+        if not self.pairs_file.is_file():
+            raise SleaveError(
+                f"`{self.path}` has no {self.pairs_file.name}: it is not finished, or its constraint chooses no pairs."
+            )
+        tensors, _ = load_tensors(self.pairs_file)
+        return Pairs(tensors["i"], tensors["j"], tensors["score"])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The metrics of every step; a last line cut short by a kill is left out."""
