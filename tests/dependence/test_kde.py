@@ -14,12 +14,17 @@ from sleave.dependence.kde import bandwidth, kde_all_pairs, kde_dense, kde_pairs
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_numba_thread(one_thread):
-    """Beside other work, waiting for another thread takes longer than all else here."""
-    threads = numba.get_num_threads()
+def one_thread_each():
+    """Beside other work, waiting for another thread takes longer than all else here.
+
+    numba first: when it starts its threads, torch's number of them is set to numba's (they share OpenMP).
+    """
+    threads = numba.get_num_threads(), torch.get_num_threads()
     numba.set_num_threads(1)
+    torch.set_num_threads(1)
     yield
-    numba.set_num_threads(threads)
+    numba.set_num_threads(threads[0])
+    torch.set_num_threads(threads[1])
 
 
 def codes(seed, rows, d_sae, density=0.3):

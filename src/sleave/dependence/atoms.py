@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
 from sleave.dependence import kernels
 from sleave.dependence.codes import Codes
 from sleave.dependence.compiled import compiled
@@ -58,12 +57,7 @@ def cut(codes: Codes, bins: int) -> Atoms:
     Equal values are put in an order of their own by a hash of row and feature. So bin sizes follow from the active
     count alone, and a feature with few different values loses the order among equal ones and nothing else. (An order
     shared by features, such as that of the rows, would make features with a constant value look dependent.)
-
-    Raises:
-        SleaveError: `bins` is not in 1..64.
     """
-    if not 1 <= bins <= MOST_BINS:
-        raise SleaveError(f"`bins` (= {bins}) must be in 1..{MOST_BINS}: the most bins for a feature's active values.")
     counts = num_bins(codes.fired, bins)
     if int(counts.max()) == 1:
         return Atoms(codes, counts, torch.zeros_like(codes.feature, dtype=torch.uint8))

@@ -70,6 +70,11 @@ class ByInformation(Criterion):
 
     estimation: Estimation = field(default_factory=Estimation)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.top >= 1:
+            raise SleaveError(f"`top` (= {self.top}) must be below 1: pairs above the (1 - top) quantile are chosen.")
+
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
         scores = mutual_information(signal, **vars(self.estimation)).shrunk(self.shrinkage)
         return scores.top(self.top, min_coactivations=max(1, self.min_coactivations))

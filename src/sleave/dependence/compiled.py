@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -11,10 +12,22 @@ import torch
 from torch import Tensor
 
 
+@contextmanager
+def as_many_threads() -> Iterator[None]:
+    """Numba on as many threads as torch uses. (Its own start would set torch's number to that of the cores.)"""
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
 def compiled(kernel: Callable[..., Any], *arguments: Tensor | float) -> Any:
     """What a kernel returns for CPU tensors (not copied) and numbers: a tensor or number, or a tuple of them."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    result = kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    with as_many_threads():
+        result = kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
     return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
 
 

@@ -32,6 +32,7 @@ from torch.autograd.function import once_differentiable
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress as progress_bar
 from sleave.dependence import kde_kernels
+from sleave.dependence.compiled import as_many_threads
 from sleave.dependence.kde_kernels import Floats, Ints
 from sleave.dependence.pairs import chunks, num_pairs
 
@@ -162,7 +163,8 @@ def kde_all_pairs(
     sheet = _Sheet(u)
     result = np.zeros((d_sae, d_sae))
     shown = sheet.expected_seconds() > SHOWN_AFTER if progress is None else progress
-    with progress_bar("KDE mutual information", num_pairs(d_sae), "pairs") if shown else nullcontext() as advance:
+    bar = progress_bar("KDE mutual information", num_pairs(d_sae), "pairs") if shown else nullcontext()
+    with as_many_threads(), bar as advance:
         for first, block in enumerate(sheet.blocks):
             for second in range(first, len(sheet.blocks)):
                 i, j = (m.ravel() for m in np.meshgrid(block, sheet.blocks[second], indexing="ij"))
@@ -208,7 +210,8 @@ class _KdePairs(torch.autograd.Function):
             if acts.device.type == "cuda":
                 one = u.new_ones(len(i))
                 return kde_dense(u[i], u[j], one, one)
-            return torch.from_numpy(_Sheet(u.numpy()).information(i.numpy(), j.numpy()))
+            with as_many_threads():
+                return torch.from_numpy(_Sheet(u.numpy()).information(i.numpy(), j.numpy()))
 
     @staticmethod
     @once_differentiable
@@ -219,7 +222,8 @@ class _KdePairs(torch.autograd.Function):
             if u.device.type == "cuda":
                 columns = _dense_gradient(u, i, j, grad_output)
             else:
-                columns = torch.from_numpy(_Sheet(u.numpy()).gradient(i.numpy(), j.numpy(), grad_output.numpy()))
+                with as_many_threads():
+                    columns = torch.from_numpy(_Sheet(u.numpy()).gradient(i.numpy(), j.numpy(), grad_output.numpy()))
             inverse = torch.where(h > 0, 1 / h, 0)[features]
             grad = columns.new_zeros(shape, dtype=dtype)
             grad[:, features] = (columns * inverse[:, None]).t().to(dtype)

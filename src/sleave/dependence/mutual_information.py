@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.atoms import cut
+from sleave.dependence.atoms import MOST_BINS, cut
 from sleave.dependence.codes import Codes
-from sleave.dependence.information import information_scores
-from sleave.dependence.kde import kde_all_pairs
+from sleave.dependence.information import Baseline, information_scores
+from sleave.dependence.kde import FACTOR, check_factor, check_scale, kde_all_pairs
 from sleave.dependence.scores import PairScores, check_memory, with_every_pair
 
 Estimator = Literal["atoms", "activity", "kde"]
@@ -25,8 +25,19 @@ class Estimation:
     estimator: str = "atoms"
     bins: int = 16
     baseline: str = "permutation"
-    bandwidth_factor: float = 0.15
+    bandwidth_factor: float = FACTOR
     bandwidth_scale: str = "absolute"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("estimator", Estimator), ("baseline", Baseline)):
+            if (given := getattr(self, name)) not in get_args(allowed):
+                raise SleaveError(f"`{name}` (= {given!r}) must be one of {', '.join(map(repr, get_args(allowed)))}.")
+        if not 1 <= self.bins <= MOST_BINS:
+            raise SleaveError(
+                f"`bins` (= {self.bins}) must be in 1..{MOST_BINS}: the most bins for a feature's active values."
+            )
+        check_factor(self.bandwidth_factor)
+        check_scale(self.bandwidth_scale)
 
 
 @torch.no_grad()
@@ -36,7 +47,7 @@ def mutual_information(
     *,
     bins: int = 16,
     baseline: str = "permutation",
-    bandwidth_factor: float = 0.15,
+    bandwidth_factor: float = FACTOR,
     bandwidth_scale: str = "absolute",
 ) -> PairScores:
     """Mutual information of every pair of features, in nats.
@@ -68,8 +79,7 @@ def mutual_information(
 
     Reference: *MI-Ortho*, Eq. (8), for `kde`; docs/methods.md for the others.
     """
-    if estimator not in get_args(Estimator):
-        raise SleaveError(f"`estimator` (= {estimator!r}) must be one of {', '.join(map(repr, get_args(Estimator)))}.")
+    Estimation(estimator, bins, baseline, bandwidth_factor, bandwidth_scale)  # complains, if one is wrong
     codes = acts if isinstance(acts, Codes) else Codes.from_dense(acts)
     if estimator == "kde":
         what = f"The kernel density estimate of all pairs of {codes.d_sae:,} features"
@@ -77,4 +87,4 @@ def mutual_information(
         dense = codes.to_dense()
         fires = (dense != 0).float()
         return with_every_pair(kde_all_pairs(dense, bandwidth_factor, bandwidth_scale), (fires.t() @ fires).long())
-    return information_scores(cut(codes, bins if estimator == "atoms" else 1), baseline)
+    return information_scores(cut(codes, bins if estimator == "atoms" else 1), cast(Baseline, baseline))

@@ -18,7 +18,7 @@ class Pairs:
 
     Attributes:
         i, j: feature indices, i < j.
-        score: the strength of the pair's dependence, non-negative (|C| for a correlation).
+        score: the strength of the pair's dependence: |C| for a correlation, nats for mutual information.
     """
 
     i: Int[Tensor, " pairs"]
@@ -35,8 +35,8 @@ class Pairs:
 
     @cached_property
     def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
-        feature, partner = torch.cat([self.i, self.j]), torch.cat([self.j, self.i])
-        feature, order = feature.sort(stable=True)
+        feature, partner = torch.cat([self.i, self.j]).int(), torch.cat([self.j, self.i])
+        feature, order = feature.sort(stable=True)  # twice as fast in 32 bits
         return feature, partner[order], order % max(1, len(self))
 
     def neighbours(
@@ -44,7 +44,7 @@ class Pairs:
     ) -> tuple[Int[Tensor, " d_sae_plus_1"], Int[Tensor, " twice"], Int[Tensor, " twice"]]:
         """Who is paired with each feature: where its partners begin, the partners, and which pair each is of."""
         feature, partner, pair = self._both_ways
-        start = torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device))
+        start = torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device, dtype=torch.int32))
         return start, partner, pair
 
     def first(self, count: int) -> Pairs:
@@ -95,7 +95,6 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
 
 def sorted_pairs(i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
     """Pairs in their order: the larger score first, then the smaller i, then the smaller j."""
-    order = torch.argsort(j, stable=True)
-    for key, descending in ((i, False), (score, True)):
-        order = order[torch.argsort(key[order], stable=True, descending=descending)]
+    order = torch.argsort((i << 32) + j)
+    order = order[torch.argsort(score[order], stable=True, descending=True)]
     return Pairs(i[order], j[order], score[order])

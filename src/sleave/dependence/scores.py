@@ -73,13 +73,14 @@ class PairScores:
             raise SleaveError(f"`q` (= {q}) must be in (0, 1): 0.9 for the 90th percentile.")
         place = q * (self.num_pairs - 1)
         low = int(place)
-        below = self._smallest(low)
-        above = self._smallest(min(low + 1, self.num_pairs - 1))
+        below, above = self._neighbouring(low)
         return below + (place - low) * (above - below)
 
     def peak(self) -> float:
         """The largest score."""
-        return self._smallest(self.num_pairs - 1)
+        listed = [float(self.score.max())] if len(self.score) else []
+        unlisted = [float(self._unlisted[0][-1])] if len(self._unlisted[0]) else []
+        return max(listed + unlisted)
 
     def share_above(self, threshold: float) -> float:
         """The share of all P pairs with a score above a threshold."""
@@ -149,23 +150,31 @@ class PairScores:
         value, order = self.apart[a[some], b[some]].sort()
         return value, count[some][order]
 
-    def _smallest(self, rank: int) -> float:
-        """The score of that rank among all P, from 0."""
+    def _neighbouring(self, rank: int) -> tuple[float, float]:
+        """The scores of that rank and of the next among all P, from 0; the same twice for the last."""
+        found = self._ranked(rank)
         value, count = self._unlisted
-        upto = count.cumsum(0)
-        low, high = -1, len(value)  # value[low] is too small and value[high] too large (or there is none)
-        while high - low > 1:
-            middle = (low + high) // 2
-            below = int((self.score < value[middle]).sum()) + (int(upto[middle - 1]) if middle else 0)
-            if below > rank:
-                high = middle
-            elif below + int((self.score == value[middle]).sum()) + int(count[middle]) > rank:
+        upto = int((self.score <= found).sum()) + int(count[value <= found].sum())
+        if upto > min(rank + 1, self.num_pairs - 1):
+            return found, found
+        return found, float(torch.cat([self.score[self.score > found], value[value > found]]).min())
+
+    def _ranked(self, rank: int) -> float:
+        """The score of that rank: what is not listed is halved until it cannot be there, and what is listed with it."""
+        score, (value, count) = self.score, self._unlisted
+        while len(value):
+            middle = len(value) // 2
+            less, more = score < value[middle], score > value[middle]
+            below = int(less.sum()) + int(count[:middle].sum())
+            upto = len(score) - int(more.sum()) + int(count[: middle + 1].sum())
+            if below <= rank < upto:
                 return float(value[middle])
+            if rank < below:
+                score, value, count = score[less], value[:middle], count[:middle]
             else:
-                low = middle
-        # Among the listed scores, then, between two that are not.
-        passed = int(upto[low]) if low >= 0 else 0
-        return float(torch.kthvalue(self.score, rank - passed + 1).values)
+                score, value, count = score[more], value[middle + 1 :], count[middle + 1 :]
+                rank -= upto
+        return float(torch.kthvalue(score, rank + 1).values)
 
     def _unlisted_above(self, threshold: float) -> tuple[Tensor, Tensor]:
         order = torch.argsort(self.i, stable=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.dependence.choice import Criterion, PairChooser
-from sleave.dependence.correlation import Measure
+from sleave.dependence.correlation import check_measure
 from sleave.dependence.pairs import Pairs
 from sleave.penalties.pairwise import pair_penalty
 from sleave.penalties.penalty import Penalty
@@ -19,14 +19,43 @@ Normalization = Literal["mean", "sum", "none"]
 
 
 class ChosenPairsPenalty(Penalty):
-    """weight * sum over T of tau_ij C_ij^2, its mean, or the same of f_i.f_j.
+    """A penalty on pairs T that are chosen now and then.
 
     Args:
         criterion: by what T is chosen.
-        weight: what the sum or the mean is multiplied by.
+        weight: what the penalty is multiplied by.
         refresh: choose T anew every so many calls; 0: once, on the first.
         window: choose from the last so many batches.
         compare: after each choice, see how many pairs the next batch would have chosen too.
+    """
+
+    def __init__(
+        self, criterion: Criterion, weight: float, refresh: int, window: int = 1, compare: bool = False
+    ) -> None:
+        super().__init__(weight)
+        self.chooser = PairChooser(criterion, refresh, window, compare)
+
+    @property
+    def pairs(self) -> Pairs | None:
+        """The chosen pairs T, sorted by score; None before the first call."""
+        return self.chooser.pairs
+
+    def figures(self) -> dict[str, float]:
+        """See `PairChooser.figures`."""
+        return self.chooser.figures()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.chooser.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.chooser.restore(state)
+
+
+class ChosenPairsOrthogonality(ChosenPairsPenalty):
+    """weight * sum over T of tau_ij C_ij^2, its mean, or the same of f_i.f_j.
+
+    Args:
+        criterion, weight, refresh, window, compare: see `ChosenPairsPenalty`.
         normalization: `mean` of tau C^2 over T; `sum` of it; or `none`: the sum of tau (f_i.f_j)^2, which grows as the
             square of the batch and the fourth power of the codes.
         measure: what C is, unless normalization is `none`.
@@ -39,16 +68,15 @@ class ChosenPairsPenalty(Penalty):
         refresh: int,
         window: int,
         compare: bool,
-        normalization: Normalization,
-        measure: Measure,
+        normalization: str,
+        measure: str,
     ) -> None:
-        super().__init__(weight)
+        super().__init__(criterion, weight, refresh, window, compare)
         if normalization not in get_args(Normalization):
             allowed = ", ".join(map(repr, get_args(Normalization)))
             raise SleaveError(f"`normalization` (= {normalization!r}) must be one of {allowed}.")
-        self.chooser = PairChooser(criterion, refresh, window, compare)
         self.normalization = normalization
-        self.measure = measure
+        self.measure = check_measure(measure)
 
     def strength(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
         """tau_ij, how hard each chosen pair is pushed; 1 unless a subclass says otherwise."""
@@ -68,18 +96,3 @@ class ChosenPairsPenalty(Penalty):
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
         weight = scale * self.strength(pairs)
         return pair_penalty(acts, pairs, weight, "dot" if self.normalization == "none" else self.measure)
-
-    @property
-    def pairs(self) -> Pairs | None:
-        """The chosen pairs T, sorted by score; None before the first call."""
-        return self.chooser.pairs
-
-    def figures(self) -> dict[str, float]:
-        """See `PairChooser.figures`."""
-        return self.chooser.figures()
-
-    def state(self) -> dict[str, Tensor]:
-        return self.chooser.state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self.chooser.restore(state)

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.dependence.choice import ByCorrelation, ByInformation
-from sleave.dependence.correlation import Measure, check_measure
+from sleave.dependence.correlation import Measure
 from sleave.dependence.mutual_information import Estimation
 from sleave.dependence.pairs import Pairs
-from sleave.penalties.chosen import ChosenPairsPenalty, Normalization
+from sleave.penalties.chosen import ChosenPairsOrthogonality, Normalization
 
 WEIGHT = 3000.0  # of a mean over T: per pair and at d_sae = 2560, about 0.01
 
 
-class MIOrtho(ChosenPairsPenalty):
+class MIOrtho(ChosenPairsOrthogonality):
     """The mean over T of min(tau_ij, tau_max) C_ij^2 times weight; T are the pairs with the most mutual information.
 
     tau_ij = tau_0 exp(beta I_ij). (For Gaussians exp(2 I) = 1 / (1 - rho^2).) With `normalization="none"` it is the
@@ -38,7 +38,7 @@ class MIOrtho(ChosenPairsPenalty):
         refresh: choose T anew every so many calls.
         window: estimate from the last so many batches.
         tau_0, beta, tau_max: see above; tau_max clips, since exact duplicates may have tau in the hundreds.
-        normalization: `mean`, `sum` or `none`; see `ChosenPairsPenalty`.
+        normalization: `mean`, `sum` or `none`; see `ChosenPairsOrthogonality`.
         measure: what C is, `cosine` (uncentred, nearest to the paper's) or `pearson`.
         min_coactivations: leave out pairs that fire together on fewer rows.
         shrinkage: multiply each I by m / (m + shrinkage), m the rows on which both fire.
@@ -66,7 +66,7 @@ class MIOrtho(ChosenPairsPenalty):
         estimation: Estimation | None = None,
     ) -> None:
         criterion = ByInformation(top, min_coactivations, shrinkage, estimation or Estimation(bins=4))
-        super().__init__(criterion, weight, refresh, window, compare, normalization, check_measure(measure))
+        super().__init__(criterion, weight, refresh, window, compare, normalization, measure)
         if not (tau_0 > 0 and tau_max > 0 and beta >= 0):
             raise SleaveError(
                 f"`tau_0` (= {tau_0}) and `tau_max` (= {tau_max}) must be above 0, and `beta` (= {beta}) at least 0."
@@ -78,7 +78,7 @@ class MIOrtho(ChosenPairsPenalty):
         return (self.tau_0 * torch.exp((self.beta * pairs.score).clamp(max=100.0))).clamp(max=self.tau_max)
 
 
-class GradientOrthogonality(ChosenPairsPenalty):
+class GradientOrthogonality(ChosenPairsOrthogonality):
     """weight times the mean of C_ij^2 over pairs chosen by the |cosine| of dL/df_i and dL/df_j, L the squared error.
 
     Call it with the decoder and the residual x_hat - x: dL/df is proportional to residual @ W_dec.T.
@@ -105,7 +105,7 @@ class GradientOrthogonality(ChosenPairsPenalty):
         compare: bool = False,
     ) -> None:
         criterion = ByCorrelation(top, min_coactivations, shrinkage)
-        super().__init__(criterion, weight, refresh, window, compare, normalization, check_measure(measure))
+        super().__init__(criterion, weight, refresh, window, compare, normalization, measure)
 
     def gradient(self, W_dec: Tensor | None, residual: Tensor | None) -> Float[Tensor, "batch d_sae"]:
         if W_dec is None or residual is None:
@@ -117,7 +117,7 @@ class GradientOrthogonality(ChosenPairsPenalty):
             return residual.to(W_dec.dtype) @ W_dec.t()
 
 
-class TemporalOrthogonality(ChosenPairsPenalty):
+class TemporalOrthogonality(ChosenPairsOrthogonality):
     """weight times the mean of |P_ij| C_ij^2 over the top pairs by |P_ij|, the correlation pooled over many batches.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -9,14 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.kde import FACTOR, BandwidthScale, check_factor, check_scale, kde_all_pairs, kde_pairs
-from sleave.dependence.pairs import Pairs, top_count
-from sleave.penalties.penalty import Penalty
+from sleave.dependence.choice import ByInformation
+from sleave.dependence.kde import kde_pairs
+from sleave.dependence.mutual_information import Estimation
+from sleave.penalties.chosen import ChosenPairsPenalty
 
 Weighting = Literal["uniform", "information"]
 
 
-class InformationPenalty(Penalty):
+class InformationPenalty(ChosenPairsPenalty):
     """weight * mean of w_ij I(f_i, f_j) over the top fraction of pairs by I, estimated by KDE and differentiated.
 
     The mean over the pairs, where the paper has the sum: so the weight means the same whatever `top` and d_sae are.
@@ -24,11 +26,12 @@ class InformationPenalty(Penalty):
     (see `kde_pairs`).
 
     Args:
-        top: share of all P pairs that is chosen, zeros included; the paper keeps 0.1, those above the 90th percentile.
         weight: the paper's lambda_2.
-        refresh: choose the pairs anew every so many calls, by the codes of that call. Choosing estimates every pair
-            (`kde_all_pairs`) and costs far more than the penalty.
-        factor: the bandwidth is factor * N^(-1/5).
+        top: share of all P pairs, those with the most information; the paper's 0.1 would take seconds a step.
+        refresh: choose the pairs anew every so many calls. A choice estimates every pair and costs far more than the
+            penalty.
+        window, min_coactivations, shrinkage, compare: as for `MIOrtho`.
+        bandwidth_factor: the bandwidth is factor * N^(-1/5).
         bandwidth_scale: `absolute` (the paper's, in units of activation) or `std` (of each feature's own deviation).
             An absolute bandwidth lets a feature lower its I by shrinking below it.
         weighting: w_ij is 1 (`uniform`), or I_ij itself without gradient (`information`).
@@ -38,28 +41,25 @@ class InformationPenalty(Penalty):
 
     def __init__(
         self,
+        weight: float = 100.0,
         top: float = 0.001,
-        weight: float = 1.0,
         refresh: int = 20,
-        factor: float = FACTOR,
-        bandwidth_scale: BandwidthScale = "absolute",
-        weighting: Weighting = "uniform",
+        window: int = 1,
+        min_coactivations: int = 0,
+        shrinkage: float = 0.0,
+        compare: bool = False,
+        bandwidth_factor: float = 0.15,
+        bandwidth_scale: str = "absolute",
+        weighting: str = "uniform",
     ) -> None:
-        super().__init__(weight)
-        top_count(top, 2)
-        if refresh < 1:
-            raise SleaveError(f"`refresh` (= {refresh}) must be at least 1: choose the pairs every so many calls.")
+        estimation = Estimation("kde", bandwidth_factor=bandwidth_factor, bandwidth_scale=bandwidth_scale)
+        super().__init__(ByInformation(top, min_coactivations, shrinkage, estimation), weight, refresh, window, compare)
         if weighting not in get_args(Weighting):
             allowed = ", ".join(map(repr, get_args(Weighting)))
             raise SleaveError(f"`weighting` (= {weighting!r}) must be one of {allowed}.")
-        self.top = top
-        self.refresh = refresh
-        self.factor = check_factor(factor)
-        self.bandwidth_scale = check_scale(bandwidth_scale)
+        self.estimation = estimation
         self.weighting = weighting
-        self._pairs: Pairs | None = None
-        self._calls = 0
-        self._overlap = self._information = float("nan")
+        self._information = math.nan
 
     def __call__(
         self,
@@ -67,56 +67,16 @@ class InformationPenalty(Penalty):
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
-        if self._calls % self.refresh == 0 or self._pairs is None:
-            former = self._pairs
-            self._pairs = self._choose(acts.detach())
-            self._overlap = self._pairs.jaccard(former) if former is not None else float("nan")
-        self._calls += 1
+        pairs = self.chooser(acts)
         with torch.autocast(acts.device.type, enabled=False):
-            information = kde_pairs(acts, self._pairs.i, self._pairs.j, self.factor, self.bandwidth_scale)
-            self._information = float(information.detach().mean())
+            bandwidth = (self.estimation.bandwidth_factor, self.estimation.bandwidth_scale)
+            information = kde_pairs(acts, pairs.i, pairs.j, *bandwidth)
             terms = information * information.detach() if self.weighting == "information" else information
-            return (self.weight * terms.mean()).to(torch.promote_types(acts.dtype, torch.float32))
-
-    @property
-    def pairs(self) -> Pairs | None:
-        """The chosen pairs T, sorted by I when they were chosen; None before the first call."""
-        return self._pairs
+            mean = terms.sum() / max(1, len(pairs))
+            self._information = float(information.detach().sum()) / max(1, len(pairs))
+            return (self.weight * mean).to(torch.promote_types(acts.dtype, torch.float32))
 
     def figures(self) -> dict[str, float]:
-        """pairs and unique_features in T; peak, mean and least I when they were chosen, and the mean now
-        (information), in nats; Jaccard overlap with the T before it."""
-        if self._pairs is None:
-            return {"pairs": 0.0, "unique_features": 0.0}
-        score = self._pairs.score
-        figures = {
-            "pairs": float(len(self._pairs)),
-            "unique_features": float(self._pairs.num_features),
-            "peak": float(score[0]),
-            "mean": float(score.mean()),
-            "least": float(score[-1]),
-            "information": self._information,
-        }
-        return figures if self._overlap != self._overlap else {**figures, "overlap": self._overlap}
-
-    def state(self) -> dict[str, Tensor]:
-        numbers = {"overlap": self._overlap, "information": self._information}
-        state = {name: torch.tensor(number, dtype=torch.float64) for name, number in numbers.items()}
-        state["calls"] = torch.tensor(self._calls)
-        if self._pairs is not None:
-            state |= {"i": self._pairs.i, "j": self._pairs.j, "score": self._pairs.score}
-        return state
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        self._calls = int(state["calls"])
-        self._overlap = float(state["overlap"])
-        self._information = float(state["information"])
-        self._pairs = Pairs(state["i"], state["j"], state["score"]) if "i" in state else None
-
-    def _choose(self, acts: Tensor) -> Pairs:
-        """The round(top P) pairs with the largest I; among equals the smaller i, then the smaller j, first."""
-        count = top_count(self.top, acts.shape[1])
-        i, j = torch.triu_indices(acts.shape[1], acts.shape[1], offset=1, device=acts.device)
-        score = kde_all_pairs(acts, self.factor, self.bandwidth_scale)[i, j]
-        score, order = score.sort(stable=True, descending=True)
-        return Pairs(i[order[:count]], j[order[:count]], score[:count])
+        """Those of the choice, and `information`: the mean of I over T on the last batch, in nats."""
+        figures = super().figures()
+        return figures if math.isnan(self._information) else figures | {"information": self._information}

@@ -9,12 +9,12 @@ from sleave.dependence.choice import ByCorrelation
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.pairs import Pairs, num_pairs
 from sleave.dependence.selection import top_pairs
-from sleave.penalties.chosen import ChosenPairsPenalty
+from sleave.penalties.chosen import ChosenPairsOrthogonality
 from sleave.penalties.pairwise import pair_penalty
 from sleave.penalties.penalty import Penalty
 
 
-class SelectiveOrthogonality(ChosenPairsPenalty):
+class SelectiveOrthogonality(ChosenPairsOrthogonality):
     """weight * sum of C_ij^2 over the top fraction of pairs by |C_ij|.
 
     >>> import torch

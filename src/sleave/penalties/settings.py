@@ -13,7 +13,7 @@ from sleave.dependence.kde import BandwidthScale
 from sleave.dependence.mutual_information import Estimation, Estimator
 from sleave.penalties.chosen import Normalization
 from sleave.penalties.guided import WEIGHT, GradientOrthogonality, MIOrtho, TemporalOrthogonality
-from sleave.penalties.information import InformationPenalty
+from sleave.penalties.information import InformationPenalty, Weighting
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
 
@@ -61,8 +61,6 @@ class _Chosen(_Constraint):
     """Choose the pairs anew every so many steps; 0: once, on the first batch."""
     window: int = Field(default=1, ge=1)
     """Choose from the last so many batches."""
-    measure: Measure = "cosine"
-    """`cosine` (uncentred, the papers') or `pearson`."""
     min_coactivations: int = Field(default=0, ge=0)
     """Leave out pairs that fire together in fewer rows of the window than this."""
     shrinkage: float = Field(default=0.0, ge=0)
@@ -71,7 +69,12 @@ class _Chosen(_Constraint):
     """After each choice, log how many pairs the next batch would have chosen too (costs another choice)."""
 
 
-class SelectiveConstraint(_Chosen):
+class _Orthogonal(_Chosen):
+    measure: Measure = "cosine"
+    """What C is: `cosine` (uncentred, the papers') or `pearson`."""
+
+
+class SelectiveConstraint(_Orthogonal):
     """Selective orthogonality: push apart only the most correlated pairs."""
 
     kind: Literal["selective"] = "selective"
@@ -87,7 +90,7 @@ class SelectiveConstraint(_Chosen):
         return SelectiveOrthogonality(**_arguments(self))
 
 
-class _Guided(_Chosen):
+class _Guided(_Orthogonal):
     normalization: Normalization = "mean"
     """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
     tau_ij (f_i.f_j)^2, some 10^7 times the reconstruction error when training begins."""
@@ -149,7 +152,7 @@ class MIConstraint(_Guided):
         return MIOrtho(**arguments, estimation=estimation)
 
 
-class InformationConstraint(_Constraint):
+class InformationConstraint(_Chosen):
     """Mutual information itself, by the paper's kernel density estimate, differentiated (MI-Ortho's Eq. (4))."""
 
     kind: Literal["information"] = "information"
@@ -157,14 +160,12 @@ class InformationConstraint(_Constraint):
     """What the mean of w_ij I_ij over the chosen pairs is multiplied by."""
     top: float = Field(default=0.001, gt=0, lt=1)
     """Share of all P pairs, those with the most mutual information."""
-    refresh: int = Field(default=20, ge=1)
-    """Choose the pairs anew every so many steps."""
-    factor: float = Field(default=0.15, gt=0)
+    bandwidth_factor: float = Field(default=0.15, gt=0)
     """The bandwidth is factor * N^(-1/5)."""
     bandwidth_scale: BandwidthScale = "absolute"
     """`absolute`, the paper's, or `std`: times each feature's standard deviation."""
-    weighting: Literal["uniform", "information"] = "uniform"
-    """w_ij: 1, or the pair's mutual information."""
+    weighting: Weighting = "uniform"
+    """w_ij: 1 (`uniform`), or the pair's mutual information (`information`)."""
 
     def build(self) -> Penalty:
         """The penalty that these settings describe."""
