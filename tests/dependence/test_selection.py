@@ -22,7 +22,7 @@ def brute_force(acts, top, measure="cosine", min_coactivations=0, shrinkage=0.0)
     every = torch.tensor(list(combinations(range(acts.shape[1]), 2)))
     score = pair_correlation(unit, every[:, 0], every[:, 1]).abs()
     score[score <= selection.NOISE[score.dtype]] = 0
-    fires = (acts > 0).double()
+    fires = (acts != 0).double()
     together = (fires.T @ fires)[every[:, 0], every[:, 1]]
     if shrinkage:
         score = score * (together / (together + shrinkage)).to(score.dtype)

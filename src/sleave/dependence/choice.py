@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -103,35 +104,38 @@ class PairChooser:
 
     @torch.no_grad()
     def __call__(
-        self, acts: Float[Tensor, "batch d_sae"], gradient: Float[Tensor, "batch d_sae"] | None = None
+        self, acts: Float[Tensor, "batch d_sae"], gradient: Callable[[], Float[Tensor, "batch d_sae"]] | None = None
     ) -> Pairs:
-        """The pairs to push apart on this batch, chosen by its codes or, if given, by gradients."""
+        """The pairs to push apart on this batch, chosen by its codes or by gradients, asked for when due."""
         due = self.pairs is None or (self.refresh > 0 and self._calls % self.refresh == 0)
         again = self.compare and self.refresh > 1 and self._calls % self.refresh == 1
-        self._remember(acts, gradient, due or again)
-        if due:
-            former, self.pairs = self.pairs, self._choose(acts, gradient)
-            self._overlap["overlap"] = self.pairs.jaccard(former) if former is not None else math.nan
-        elif again and self.pairs is not None:
-            self._overlap["overlap_next_batch"] = self.pairs.jaccard(self._choose(acts, gradient))
+        if due or again:
+            chosen = self._choose(acts, acts if gradient is None else gradient())
+            if due:
+                self._overlap["overlap"] = chosen.jaccard(self.pairs) if self.pairs is not None else math.nan
+                self.pairs = chosen
+            elif self.pairs is not None:
+                self._overlap["overlap_next_batch"] = chosen.jaccard(self.pairs)
+        elif self._next_choice_sees_it():
+            self._remember(acts, acts if gradient is None else gradient())
         self._calls += 1
         assert self.pairs is not None
         return self.pairs
 
-    def _remember(self, acts: Tensor, gradient: Tensor | None, due: bool) -> None:
-        """Push a batch, if a choice will look at it."""
-        window = self._windows["signal"].length
-        left = self.refresh - self._calls % self.refresh if self.refresh else 1 << 62  # calls until the next choice
-        if window > 1 and (due or left < window or (self.compare and left + 1 <= window)):
-            self._windows["signal"].push(acts if gradient is None else gradient)
-            if gradient is not None:
-                self._windows["fires"].push(acts)
+    def _next_choice_sees_it(self) -> bool:
+        return self.refresh > 0 and self.refresh - self._calls % self.refresh < self._windows["signal"].length
 
-    def _choose(self, acts: Tensor, gradient: Tensor | None) -> Pairs:
+    def _remember(self, acts: Tensor, signal: Tensor) -> None:
+        self._windows["signal"].push(signal)
+        if signal is not acts:
+            self._windows["fires"].push(acts)
+
+    def _choose(self, acts: Tensor, signal: Tensor) -> Pairs:
         if self._windows["signal"].length == 1:
-            return self.criterion.choose(acts if gradient is None else gradient, acts)
-        signal = self._windows["signal"].codes()
-        return self.criterion.choose(signal, signal if gradient is None else self._windows["fires"].codes())
+            return self.criterion.choose(signal, acts)
+        self._remember(acts, signal)
+        pooled = self._windows["signal"].codes()
+        return self.criterion.choose(pooled, pooled if signal is acts else self._windows["fires"].codes())
 
     def figures(self) -> dict[str, float]:
         """pairs and unique_features in T; its peak, mean and least score; Jaccard overlap with the T before it, and

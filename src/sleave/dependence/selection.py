@@ -75,7 +75,7 @@ def top_pairs(
     acts = acts.detach()
     active = None
     if min_coactivations > 0 or shrinkage > 0:
-        active = ((fires.to_dense() if isinstance(fires, Codes) else acts if fires is None else fires) > 0).t()
+        active = ((fires.to_dense() if isinstance(fires, Codes) else acts if fires is None else fires) != 0).t()
     with torch.autocast(acts.device.type, enabled=False):
         return _top_pairs(acts, count, measure, active, min_coactivations, shrinkage, screen)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -82,8 +83,8 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         """tau_ij, how hard each chosen pair is pushed; 1 unless a subclass says otherwise."""
         return torch.ones_like(pairs.score)
 
-    def gradient(self, W_dec: Tensor | None, residual: Tensor | None) -> Float[Tensor, "batch d_sae"] | None:
-        """What pairs are chosen by, if not by the codes."""
+    def signal(self, W_dec: Tensor | None, residual: Tensor | None) -> Callable[[], Tensor] | None:
+        """What pairs are chosen by, (batch, d_sae), if not by the codes."""
         return None
 
     def __call__(
@@ -92,7 +93,7 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
-        pairs = self.chooser(acts, self.gradient(W_dec, residual))
+        pairs = self.chooser(acts, self.signal(W_dec, residual))
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
         weight = scale * self.strength(pairs)
         return pair_penalty(acts, pairs, weight, "dot" if self.normalization == "none" else self.measure)

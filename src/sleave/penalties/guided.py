@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -107,14 +109,19 @@ class GradientOrthogonality(ChosenPairsOrthogonality):
         criterion = ByCorrelation(top, min_coactivations, shrinkage)
         super().__init__(criterion, weight, refresh, window, compare, normalization, measure)
 
-    def gradient(self, W_dec: Tensor | None, residual: Tensor | None) -> Float[Tensor, "batch d_sae"]:
+    def signal(self, W_dec: Tensor | None, residual: Tensor | None) -> Callable[[], Tensor]:
         if W_dec is None or residual is None:
             raise SleaveError(
                 "Pairs are chosen by the gradient of the squared error, so give the decoder and the residual too: "
                 "penalty(acts, W_dec, x_hat - x)."
             )
-        with torch.no_grad(), torch.autocast(residual.device.type, enabled=False):
-            return residual.to(W_dec.dtype) @ W_dec.t()
+        return lambda: _gradient(W_dec, residual)
+
+
+@torch.no_grad()
+def _gradient(W_dec: Tensor, residual: Tensor) -> Float[Tensor, "batch d_sae"]:
+    with torch.autocast(residual.device.type, enabled=False):
+        return residual.to(W_dec.dtype) @ W_dec.t()
 
 
 class TemporalOrthogonality(ChosenPairsOrthogonality):

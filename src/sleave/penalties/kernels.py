@@ -7,45 +7,72 @@ from numba import njit, prange
 
 
 @njit(parallel=True, cache=True)
-def penalty_from_coactivations(
-    row_start, feature, value, row, start, order, near, partner, pair, weight, mean, inverse, pull, parts
-):
-    """sum of w_ij C_ij^2 over pairs, and its gradient at every entry that fires.
+def correlations(row_start, feature, value, row, start, order, near, partner, pair, mean, inverse, parts):
+    """C_ij of each pair: codes less `mean`, times `inverse`, summed over the rows on which both fire.
 
-    Feature i's partners are partner[near[i]:near[i + 1]], and the weights of those pairs weight[pair[...]]. Codes are
-    counted less `mean` and times `inverse`; `pull` is 0 where the norms are not differentiated.
+    Feature i's partners are partner[near[i]:near[i + 1]], ascending, and pair[...] says which pair each is of.
     """
     d_sae = start.size - 1
     rows = row_start.size - 1
-    gradient = np.zeros(value.size, np.float64)
-    total = np.zeros(d_sae, np.float64)
+    result = np.empty(pair.size // 2, np.float64)
     for part in prange(parts):
         dot = np.zeros(d_sae, np.float64)
+        for i in range(part, d_sae, parts):
+            first = near[i] + np.searchsorted(partner[near[i] : near[i + 1]], i + 1)  # each pair once
+            if first == near[i + 1]:
+                continue
+            walked = 0
+            for n in range(start[i], start[i + 1]):
+                entry = order[n]
+                x = value[entry]
+                for m in range(entry + 1, row_start[row[entry] + 1]):
+                    dot[feature[m]] += x * value[m]
+                walked += row_start[row[entry] + 1] - entry
+            for n in range(first, near[i + 1]):
+                j = partner[n]
+                result[pair[n]] = (dot[j] - rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+            if walked > d_sae // 4:
+                dot[:] = 0.0
+            else:
+                for n in range(start[i], start[i + 1]):
+                    entry = order[n]
+                    for m in range(entry + 1, row_start[row[entry] + 1]):
+                        dot[feature[m]] = 0.0
+    return result
+
+
+@njit(cache=True, fastmath={"reassoc", "contract"})
+def _along(slope, feature, value):
+    total = 0.0
+    for m in range(feature.size):
+        total += slope[feature[m]] * value[m]
+    return total
+
+
+@njit(parallel=True, cache=True)
+def gradient(
+    row_start, feature, value, row, start, order, near, partner, pair, weight, correlation, mean, inverse, pull, parts
+):
+    """The gradient of sum w_ij C_ij^2 at every entry that fires; `pull` is 0 where the norms are not differentiated."""
+    d_sae = start.size - 1
+    result = np.zeros(value.size, np.float64)
+    for part in prange(parts):
         slope = np.zeros(d_sae, np.float64)
         for i in range(part, d_sae, parts):
             if near[i] == near[i + 1] or start[i] == start[i + 1]:
                 continue
-            for n in range(start[i], start[i + 1]):
-                entry = order[n]
-                x = float(value[entry])
-                for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                    dot[feature[m]] += x * value[m]
             own = shift = 0.0
             for n in range(near[i], near[i + 1]):
-                j, w = partner[n], weight[pair[n]]
-                c = (dot[j] - rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+                j, w, c = partner[n], weight[pair[n]], correlation[pair[n]]
                 own += w * c * c
                 slope[j] = 2 * w * c * inverse[j]
                 shift += slope[j] * mean[j]
-            total[i] = own
             for n in range(start[i], start[i + 1]):
                 entry = order[n]
-                along = -shift - 2 * pull * own * (value[entry] - mean[i]) * inverse[i]
-                for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                    j = feature[m]
-                    along += slope[j] * value[m]
-                    dot[j] = 0.0
-                gradient[entry] = along * inverse[i]
+                inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
+                along = _along(slope, feature[inside], value[inside]) - shift
+                along -= 2 * pull * own * (value[entry] - mean[i]) * inverse[i]
+                result[entry] = along * inverse[i]
             for n in range(near[i], near[i + 1]):
                 slope[partner[n]] = 0.0
-    return total.sum() / 2, gradient
+    return result

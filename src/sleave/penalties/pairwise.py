@@ -58,35 +58,39 @@ def pair_penalty(
         raise SleaveError(f"`measure` (= {measure!r}) must be one of {', '.join(map(repr, get_args(Strength)))}.")
     if pairs is not None and weight is None:
         weight = torch.ones_like(pairs.score)
-    result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way or _least_work(acts, pairs))
+    result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way)
     return result
 
 
-def _least_work(acts: Tensor, pairs: Pairs | None) -> Way:
+def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
+    """The way with the least work, and the codes if that is to walk them."""
     if pairs is None:
-        return "dense"
+        return "dense", None
     rows, d_sae = acts.shape
-    work = {"pairs": float(len(pairs) * rows), "dense": float(d_sae**2 * rows)}
-    if acts.device.type == "cpu":
-        per_row = torch.count_nonzero(acts, dim=1)
-        work["coactivations"] = float(per_row.square().sum())
-    ways = get_args(Way)
-    return min((w for w in ways if w in work), key=lambda w: work[w] * COST[w])
+    work: dict[Way, float] = {"pairs": len(pairs) * rows, "dense": d_sae**2 * rows}
+    codes = Codes.from_dense(acts) if acts.device.type == "cpu" else None
+    if codes is not None:
+        work["coactivations"] = 2.0 * codes.coactivations
+    return min(work, key=lambda way: work[way] * COST[way]), codes
 
 
 class _PairPenalty(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, way: Way
+        ctx: Any, acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, way: Way | None
     ) -> Tensor:
         device = acts.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         ctx.acts = (acts.shape, acts.dtype)
         with torch.autocast(device, enabled=False):
+            codes = None
+            if way is None:
+                way, codes = _least_work(acts, pairs)
             if pairs is None or way == "dense":
                 value, gradient = _dense(acts, pairs, weight, measure, dtype)
             elif way == "coactivations":
-                value, gradient, ctx.entries = _over_coactivations(acts, pairs, weight, measure)
+                codes = codes or Codes.from_dense(acts)
+                value, gradient, ctx.entries = _over_coactivations(codes, pairs, weight, measure)
             else:
                 value, gradient = _over_pairs(acts, pairs, weight, measure)
         ctx.save_for_backward(gradient)
@@ -97,11 +101,12 @@ class _PairPenalty(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         gradient = gradient * grad_output
-        if (entries := getattr(ctx, "entries", None)) is not None:
-            shape, dtype = ctx.acts
-            values, gradient = gradient, torch.zeros(shape, dtype=dtype)
-            gradient.view(-1)[entries] = values.to(dtype)
-        return gradient.to(ctx.acts[1]), None, None, None, None
+        shape, dtype = ctx.acts
+        if (entries := getattr(ctx, "entries", None)) is None:
+            return gradient.to(dtype), None, None, None, None
+        dense = torch.zeros(shape, dtype=dtype)
+        dense.view(-1)[entries] = gradient.to(dtype)
+        return dense, None, None, None, None
 
 
 def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
@@ -141,26 +146,22 @@ def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
 
 
 def _over_coactivations(
-    acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Strength
+    codes: Codes, pairs: Pairs, weight: Tensor | None, measure: Strength
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The value, the gradient at the entries that fire, and where in the flattened codes those are."""
     assert weight is not None
-    codes = Codes.from_dense(acts)
-    value = codes.value.double()
-    start, order = codes.by_feature
     mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
     if measure != "dot":
         mean, inverse = codes.moments(centred=measure == "pearson")
-    near, partner, pair = pairs.neighbours(codes.d_sae)
-    total, gradient = compiled(
-        kernels.penalty_from_coactivations,
-        *(codes.start, codes.feature, value, codes.row, start, order),
-        *(near, partner, pair, weight.double(), mean, inverse),
-        *(float(measure != "dot"), torch.get_num_threads()),
-    )
-    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
-    entries = codes.row * codes.d_sae + codes.feature
-    return torch.tensor(total, dtype=dtype), gradient.to(dtype), entries
+    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *pairs.neighbours(codes.d_sae))
+    parts = torch.get_num_threads()
+    correlation: Tensor = compiled(kernels.correlations, *entries, mean, inverse, parts)
+    weight = weight.double()
+    pull = float(measure != "dot")
+    gradient: Tensor = compiled(kernels.gradient, *entries, weight, correlation, mean, inverse, pull, parts)
+    dtype = codes.value.dtype
+    total = (weight * correlation.square()).sum().to(dtype)
+    return total, gradient.to(dtype), codes.row * codes.d_sae + codes.feature
 
 
 def _dense(
