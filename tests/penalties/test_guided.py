@@ -130,7 +130,7 @@ def test_temporal_pools_over_batches_and_weighs_by_what_it_pooled():
 @pytest.mark.parametrize("refresh", [1, 2, 3, 7])
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_a_choice_sees_the_last_batches_whatever_the_refresh(refresh, window):
-    penalty = TemporalOrthogonality(window=window, refresh=refresh, compare=True)
+    penalty = TemporalOrthogonality(window=window, refresh=refresh, compare=refresh > window)
     batches = [batch(seed, 100) for seed in range(15)]
     for n, acts in enumerate(batches):
         penalty(acts)
@@ -144,8 +144,16 @@ def test_the_next_batch_is_compared_with():
     for seed in range(7):
         penalty(batch(seed))
     a, b = top_pairs(batch(5), 0.1), top_pairs(batch(6), 0.1)
-    assert penalty.figures()["overlap_next_batch"] == a.jaccard(b)
+    assert penalty.figures()["overlap_next"] == a.jaccard(b)
     assert penalty.figures()["overlap"] == top_pairs(batch(0), 0.1).jaccard(a)
+
+
+def test_pooled_choices_are_compared_over_batches_that_they_do_not_share():
+    penalty = TemporalOrthogonality(top=0.1, window=3, refresh=6, compare=True)
+    for seed in range(10):
+        penalty(batch(seed))
+    a, b = (top_pairs(torch.cat([batch(n) for n in seeds]), 0.1) for seeds in ((4, 5, 6), (7, 8, 9)))
+    assert penalty.figures()["overlap_next"] == a.jaccard(b)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,9 @@ def test_dead_features_are_left_alone():
         (lambda: MIOrtho(refresh=-2), r"`refresh` \(= -2\)"),
         (lambda: MIOrtho(shrinkage=-1), r"`shrinkage` \(= -1\)"),
         (lambda: MIOrtho(window=0), r"`window` \(= 0\)"),
+        (lambda: MIOrtho(window=3, refresh=3, compare=True), r"`compare` needs `refresh` \(= 3\) above `window` \(= 3\)"),
+        (lambda: GradientOrthogonality(window=2), r"`window` \(= 2\) must be 1 with refresh = 0"),
+        (lambda: MIOrtho(top=1.0), r"`top` \(= 1.0\) must be below 1"),
         (lambda: GradientOrthogonality()(batch(0)), r"give the decoder and the residual too: penalty\(acts, W_dec"),
         (lambda: MIOrtho()(torch.full((9, 4), math.nan)), "NaN or infinite values"),
     ],

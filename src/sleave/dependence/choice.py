@@ -89,41 +89,54 @@ class PairChooser:
         refresh: choose every so many calls; 0 means once, on the first.
         window: pool the last so many batches.
         compare: after each choice, choose once more from the next batches, only to see how many pairs are the same.
+
+    Raises:
+        SleaveError: `refresh` is negative; `refresh` is 0, and `window` above 1; or `compare`, and `refresh` not above
+            `window` (then there are no batches between two choices that the first has not seen).
     """
 
     def __init__(self, criterion: Criterion, refresh: int = 1, window: int = 1, compare: bool = False) -> None:
         if refresh < 0:
             raise SleaveError(f"`refresh` (= {refresh}) must be at least 1, or 0 to choose the pairs once for all.")
+        if refresh == 0 and window > 1:
+            raise SleaveError(f"`window` (= {window}) must be 1 with refresh = 0: only the first batch is looked at.")
+        if compare and refresh <= window:
+            raise SleaveError(
+                f"`compare` needs `refresh` (= {refresh}) above `window` (= {window}), for other batches to compare with; "
+                "where they are equal, the overlap that is logged anyway is of different batches."
+            )
         self.criterion = criterion
         self.refresh = refresh
         self.compare = compare
         self.pairs: Pairs | None = None
         self._windows = {"signal": Window(window), "fires": Window(window)}
         self._calls = 0
-        self._overlap = {"overlap": math.nan, "overlap_next_batch": math.nan}
+        self._overlap = {"overlap": math.nan, "overlap_next": math.nan}
 
     @torch.no_grad()
     def __call__(
         self, acts: Float[Tensor, "batch d_sae"], gradient: Callable[[], Float[Tensor, "batch d_sae"]] | None = None
     ) -> Pairs:
         """The pairs to push apart on this batch, chosen by its codes or by gradients, asked for when due."""
-        due = self.pairs is None or (self.refresh > 0 and self._calls % self.refresh == 0)
-        again = self.compare and self.refresh > 1 and self._calls % self.refresh == 1
+        phase = self._calls % self.refresh if self.refresh else self._calls
+        due = phase == 0
+        again = self.compare and phase == self._windows["signal"].length
         if due or again:
             chosen = self._choose(acts, acts if gradient is None else gradient())
             if due:
                 self._overlap["overlap"] = chosen.jaccard(self.pairs) if self.pairs is not None else math.nan
                 self.pairs = chosen
             elif self.pairs is not None:
-                self._overlap["overlap_next_batch"] = chosen.jaccard(self.pairs)
-        elif self._next_choice_sees_it():
+                self._overlap["overlap_next"] = chosen.jaccard(self.pairs)
+        elif self._next_choice_sees_it(phase):
             self._remember(acts, acts if gradient is None else gradient())
         self._calls += 1
         assert self.pairs is not None
         return self.pairs
 
-    def _next_choice_sees_it(self) -> bool:
-        return self.refresh > 0 and self.refresh - self._calls % self.refresh < self._windows["signal"].length
+    def _next_choice_sees_it(self, phase: int) -> bool:
+        window = self._windows["signal"].length
+        return (self.refresh > 0 and self.refresh - phase < window) or (self.compare and phase < window)
 
     def _remember(self, acts: Tensor, signal: Tensor) -> None:
         self._windows["signal"].push(signal)
@@ -139,7 +152,7 @@ class PairChooser:
 
     def figures(self) -> dict[str, float]:
         """pairs and unique_features in T; its peak, mean and least score; Jaccard overlap with the T before it, and
-        with the T that the batch after it would have given."""
+        (overlap_next) with the T that the next batches, as many as the window, would have given."""
         if self.pairs is None or len(self.pairs) == 0:
             return {"pairs": 0.0, "unique_features": 0.0}
         score = self.pairs.score
