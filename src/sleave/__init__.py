@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sleave.evaluation.evaluate import evaluate_rows
     from sleave.jobs import evaluate, harvest, train
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
+    from sleave.penalties.information import InformationPenalty
     from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
     from sleave.penalties.penalty import Penalty
     from sleave.recipe import Recipe, load_recipe
@@ -44,6 +45,7 @@ _HOME = {
     "Codes": "dependence.codes",
     "FullOrthogonality": "penalties.orthogonality",
     "GradientOrthogonality": "penalties.guided",
+    "InformationPenalty": "penalties.information",
     "MIOrtho": "penalties.guided",
     "PairScores": "dependence.scores",
     "Pairs": "dependence.pairs",
@@ -72,6 +74,7 @@ __all__ = [
     "Codes",
     "FullOrthogonality",
     "GradientOrthogonality",
+    "InformationPenalty",
     "MIOrtho",
     "PairScores",
     "Pairs",

@@ -208,6 +208,44 @@ def test_bad_input(call, message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize(
+    ("values", "indices", "message"),
+    [
+        (torch.ones(2, 3), torch.zeros(2, 2, dtype=torch.int64), r"both must be \(batch, k\)"),
+        (torch.ones(1, 2), torch.tensor([[0, 9]]), r"must lie in \[0, 9\)"),
+        (torch.ones(1, 2), torch.tensor([[-1, 3]]), r"must lie in \[0, 9\)"),
+        (torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([[5, 5, 5]]), "names a feature twice in one row"),
+        (torch.tensor([[1.0, torch.inf]]), torch.tensor([[5, 6]]), "NaN or infinite values in 1 of 9"),
+    ],
+)
+def test_bad_topk_codes(values: torch.Tensor, indices: torch.Tensor, message: str) -> None:
+    with pytest.raises(SleaveError, match=message):
+        Codes.from_topk(values, indices, 9)
+
+
+def test_autocast_does_not_round_counts() -> None:
+    both = (torch.arange(4096) < 3001).float()[:, None].repeat(1, 2)
+    plain = sleave.mutual_information(both, baseline="none").to_dense()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(sleave.mutual_information(both, baseline="none").to_dense(), plain)
+        kde = sleave.mutual_information(both * 9, "kde")
+    assert kde.together.item() == 3001
+
+
+def test_a_list_of_too_many_pairs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sleave.dependence.scores.MOST_LISTED", 10)
+    exclusive = torch.eye(8).repeat(50, 1)
+    with pytest.raises(SleaveError, match=r"28 pairs lie above -1, 28 of which never fire together; at most 10"):
+        sleave.mutual_information(exclusive).above(-1.0)
+    assert len(sleave.mutual_information(exclusive).above(-1.0, min_coactivations=1)) == 0
+
+
+def test_kde_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e6)
+    with pytest.raises(SleaveError, match=r"estimate of all pairs of 3 features on 5,000 rows needs about 0\.4"):
+        sleave.mutual_information(torch.rand(5000, 3), "kde")
+
+
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = sleave.mutual_information(torch.rand(8, 300))
     monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e5)

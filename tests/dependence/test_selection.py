@@ -229,3 +229,20 @@ def test_gradients_are_compared_and_codes_counted():
     assert as_list(top_pairs(Codes.from_dense(gradient), 1.0, min_coactivations=3, fires=Codes.from_dense(fires))) == (
         as_list(chosen)
     )
+
+
+def test_shrinkage_is_exact_where_bf16_would_choose_another_pair():
+    """C m / (m + 5) is .062533 of the first two and .062523 of the others."""
+    acts = torch.zeros(12_300, 4)
+    acts[:956, 0] = acts[836:4386, 1] = 1
+    acts[4400:8464, 2] = acts[8205:12269, 3] = 1
+    for screen in (torch.float64, torch.float32, torch.bfloat16):
+        chosen = top_pairs(acts, 0.1, shrinkage=5.0, screen=screen)
+        assert (chosen.i.tolist(), chosen.j.tolist()) == ([0], [1])
+    assert top_pairs(Codes.from_dense(acts), 0.1, shrinkage=5.0).i.tolist() == [0]
+
+
+def test_what_needs_all_rows_at_once_says_so(monkeypatch):
+    monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e3)
+    with pytest.raises(SleaveError, match="All the rows at once, densely, needs about"):
+        top_pairs(Codes.from_dense(random_codes(0, 30, 12, 0.3)), measure="pearson")

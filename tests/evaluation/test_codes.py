@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sleave.evaluation.codes import Codes
+from sleave.evaluation.codes import CodeStatistics
 
 
 def codes(rows, d_sae, seed=0):
@@ -19,7 +19,7 @@ def codes(rows, d_sae, seed=0):
 
 
 def measure(acts, norm, cuts=()):
-    c = Codes(norm)
+    c = CodeStatistics(norm)
     for part in acts.tensor_split(list(cuts)):
         c.update(part)
     return c.compute()

@@ -210,3 +210,12 @@ def test_the_way_with_the_least_work_is_taken():
     assert pairwise._least_work(torch.rand(50, 300), pairs)[0] == "dense"
     assert pairwise._least_work(torch.rand(50, 300), pairs.first(20))[0] == "pairs"
     assert pairwise._least_work(torch.rand(50, 300) * (torch.rand(50, 300) < 0.01), pairs)[0] == "coactivations"
+
+
+def test_products_of_large_codes_do_not_overflow_under_autocast():
+    acts = (codes(0, 2048, 64) * 8).float()
+    pairs = top_pairs(acts, 0.5)
+    with torch.autocast("cpu", dtype=torch.float16):
+        values = [pair_penalty(acts, pairs, None, "dot", way).item() for way in ("pairs", "coactivations", "dense")]
+    assert values[1] == pytest.approx(values[0], rel=1e-4)
+    assert values[2] == pytest.approx(values[0], rel=1e-4)

@@ -79,7 +79,7 @@ def test_updates_equal_a_plain_loop_with_torchs_batch_norm(kind):
 class Recorder(FullOrthogonality):
     """Keeps the codes it is called on."""
 
-    def __call__(self, acts, W_dec=None):
+    def __call__(self, acts, W_dec=None, residual=None):
         self.acts = acts.detach()
         return super().__call__(acts, W_dec)
 

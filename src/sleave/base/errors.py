@@ -13,6 +13,10 @@ class SleaveError(ValueError):
     """
 
 
+class NotEnoughMemory(SleaveError):
+    """What was asked for would not fit into the memory that is free."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """A sentence that suggests the allowed name nearest to a mistaken one, or lists what is allowed."""
     names = sorted(allowed)

@@ -46,7 +46,8 @@ class Atoms:
 def num_bins(fired: Int[Tensor, " n"], bins: int) -> Int[Tensor, " n"]:
     """How many bins a feature that fires on n rows gets: sqrt(n) / 2, at least one and at most `bins`.
 
-    Of the rules that were tried, the one whose bias stays lowest (benchmarks/estimator_validation.txt).
+    Fewer would lose what the values tell, and more would count chance as dependence where few rows are co-active.
+    benchmarks/estimator_validation.txt has the bias that is left.
     """
     return fired.double().sqrt().div(2).round().long().clamp(1, bins)
 

@@ -53,8 +53,8 @@ class Codes:
         return _finite(Codes(acts.shape[1], _starts(row, len(acts)), feature, acts[row, feature]))
 
     @staticmethod
-    def from_topk(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], d_sae: int) -> Codes:
-        """Codes given as k values and their features per row, as TopK autoencoders have them; zeros are dropped.
+    def from_topk(values: Tensor, indices: Tensor, d_sae: int) -> Codes:
+        """Codes given as (batch, k) values and their features, as TopK autoencoders have them; zeros are dropped.
 
         Raises:
             SleaveError: the shapes differ, an index is outside [0, d_sae) or twice in a row, NaN or infinite values.
@@ -69,10 +69,11 @@ class Codes:
         feature, order = indices.long().sort(dim=1)
         value = values.gather(1, order)
         active = value != 0
-        if bool((active[:, 1:] & active[:, :-1] & (feature[:, 1:] == feature[:, :-1])).any()):
-            raise SleaveError("`indices` names a feature twice in one row; each row must name a feature at most once.")
         row = active.nonzero(as_tuple=True)[0]
-        return _finite(Codes(d_sae, _starts(row, len(values)), feature[active], value[active]))
+        feature = feature[active]
+        if bool(((row[1:] == row[:-1]) & (feature[1:] == feature[:-1])).any()):
+            raise SleaveError("`indices` names a feature twice in one row; each row must name a feature at most once.")
+        return _finite(Codes(d_sae, _starts(row, len(values)), feature, value[active]))
 
     @staticmethod
     def cat(parts: Sequence[Codes]) -> Codes:

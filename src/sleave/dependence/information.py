@@ -32,7 +32,7 @@ TILE = 128  # features of a tile of the reference, which holds its one-hot plane
 # A pass over co-activations takes about this many times as long per co-activation as intersecting bit planes takes per
 # word and two bins (measured: 3 ns against 0.09).
 COACTIVATION = 30.0
-BYTES = 56  # per listed pair, at the peak
+BYTES = 96  # per listed pair, at the peak
 
 
 def information_scores(atoms: Atoms, baseline: Baseline) -> PairScores:
@@ -54,7 +54,7 @@ def information_scores(atoms: Atoms, baseline: Baseline) -> PairScores:
         )
     listed = min(codes.coactivations, num_pairs(codes.d_sae)) * (3 if baseline == "shift" else 1)
     check_memory(
-        BYTES * listed,
+        BYTES * listed + 4.0 * codes.d_sae * atoms.width**2 * torch.get_num_threads(),
         f"Up to {listed:,} pairs of {codes.d_sae:,} features that fire together",
         "Give fewer rows, or codes of which fewer fire.",
         codes.device,

@@ -79,12 +79,19 @@ def mutual_information(
 
     Reference: *MI-Ortho*, Eq. (8), for `kde`; docs/methods.md for the others.
     """
-    Estimation(estimator, bins, baseline, bandwidth_factor, bandwidth_scale)  # complains, if one is wrong
+    how = Estimation(estimator, bins, baseline, bandwidth_factor, bandwidth_scale)
     codes = acts if isinstance(acts, Codes) else Codes.from_dense(acts)
-    if estimator == "kde":
-        what = f"The kernel density estimate of all pairs of {codes.d_sae:,} features"
-        check_memory(40 * codes.d_sae**2, what, "Use the estimator 'atoms', which needs no matrix.")
+    with torch.autocast(codes.device.type, enabled=False):  # it would round counts
+        return _scores(codes, how)
+
+
+def _scores(codes: Codes, how: Estimation) -> PairScores:
+    if how.estimator == "kde":
+        needed = 40.0 * codes.d_sae**2 + 16.0 * int(codes.fired.max()) ** 2 + 16.0 * codes.rows * codes.d_sae
+        what = f"The kernel density estimate of all pairs of {codes.d_sae:,} features on {codes.rows:,} rows"
+        check_memory(needed, what, "Use the estimator 'atoms', which needs no matrix, or fewer rows.")
         dense = codes.to_dense()
         fires = (dense != 0).float()
-        return with_every_pair(kde_all_pairs(dense, bandwidth_factor, bandwidth_scale), (fires.t() @ fires).long())
-    return information_scores(cut(codes, bins if estimator == "atoms" else 1), cast(Baseline, baseline))
+        scores = kde_all_pairs(dense, how.bandwidth_factor, how.bandwidth_scale)
+        return with_every_pair(scores, (fires.t() @ fires).long())
+    return information_scores(cut(codes, how.bins if how.estimator == "atoms" else 1), cast(Baseline, how.baseline))

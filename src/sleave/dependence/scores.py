@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.dependence.pairs import Pairs, num_pairs, sorted_pairs
 
 MOST_LISTED = 100_000_000  # pairs; a list of more is 2.4 GB and of no use to anyone
@@ -53,7 +53,7 @@ class PairScores:
             SleaveError: it would not fit into memory.
         """
         what = f"A dense matrix of {self.d_sae:,} x {self.d_sae:,} scores"
-        check_memory(8 * self.d_sae**2, what, "Use `.top()` or `.quantile()` instead.")
+        check_memory(8 * self.d_sae**2, what, "Use `.top()` or `.quantile()` instead.", self.score.device)
         dense = self.apart[self.group][:, self.group]
         dense[self.i, self.j] = self.score
         dense[self.j, self.i] = self.score
@@ -186,13 +186,13 @@ def check_memory(needed: float, what: str, advice: str, device: torch.device | N
     """Refuse what would not fit into the memory that is free.
 
     Raises:
-        SleaveError: it would not.
+        NotEnoughMemory: it would not.
     """
     on_gpu = device is not None and device.type == "cuda"
     free = float(torch.cuda.mem_get_info(device)[0]) if on_gpu else _free_memory()
     if needed > free:
         size, rest = needed / 1e9, free / 1e9
-        raise SleaveError(f"{what} needs about {size:.2g} GB of memory, and {rest:.2g} GB are free. {advice}")
+        raise NotEnoughMemory(f"{what} needs about {size:.2g} GB of memory, and {rest:.2g} GB are free. {advice}")
 
 
 def _free_memory() -> float:

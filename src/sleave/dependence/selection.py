@@ -1,4 +1,4 @@
-"""The exact top fraction of all P pairs, with memory bounded at any d_sae.
+"""The exact top fraction of all P pairs, with memory for the codes, a tile and the candidates, not for P numbers.
 
 The matrix C is walked in tiles of its upper triangle. A tile may be computed in bfloat16, which is faster where the
 machine has the instructions, because its error is bounded: whatever could still belong to the top is kept, and the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from sleave.dependence.coactivation import dots
 from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs, chunks, num_pairs, sorted_pairs, top_count, unrank
-from sleave.dependence.scores import PairScores
+from sleave.dependence.scores import PairScores, check_memory
 
 TILE = 1024
 
@@ -71,6 +72,7 @@ def top_pairs(
     if isinstance(acts, Codes):
         if measure == "cosine" and (fires is None or fires is acts) and coactivations_are_few(acts):
             return _from_coactivations(acts, count, min_coactivations, shrinkage)
+        check_memory(12.0 * acts.rows * acts.d_sae, "All the rows at once, densely,", "Give fewer rows, or use cosine.")
         acts = acts.to_dense()
     acts = acts.detach()
     active = None
@@ -97,8 +99,8 @@ def _from_coactivations(codes: Codes, count: int, min_coactivations: int, shrink
     scores = correlation_scores(codes).shrunk(shrinkage)
     score = scores.score.to(codes.value.dtype)
     some = (score > NOISE[score.dtype]) & (scores.together >= min_coactivations)
-    if int(some.sum()) > count:  # fewer to sort
-        some &= score >= torch.kthvalue(score[some], int(some.sum()) - count + 1).values
+    if (left := int(some.sum())) > count:  # fewer to sort
+        some &= score >= float(np.partition(score[some].numpy(), left - count)[left - count])
     i, j, score = scores.i[some], scores.j[some], score[some]
     if min_coactivations == 0 and i.numel() < count:
         i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
@@ -123,7 +125,7 @@ def _top_pairs(
             a, b = active[row : row + TILE], active[column : column + TILE]
             if shrinkage > 0:
                 together = a.to(unit.dtype) @ b.to(unit.dtype).t()  # exact, also beside bfloat16
-                tile = tile.to(unit.dtype).mul_(together / (together + shrinkage)).to(screen)
+                tile = tile.to(unit.dtype).mul_(together / (together + shrinkage))
             else:
                 together = _coactivations(a, b, min_coactivations)
             tile.masked_fill_(together < min_coactivations, 0)

@@ -32,7 +32,7 @@ class CodesResult:
     dense: int
 
 
-class Codes:
+class CodeStatistics:
     """Accumulates codes.
 
     Args:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
-from sleave.base.errors import SleaveError
-from sleave.evaluation.codes import Codes, CodesResult
+from sleave.base.errors import NotEnoughMemory, SleaveError
+from sleave.base.progress import say
+from sleave.evaluation.codes import CodesResult, CodeStatistics
 from sleave.evaluation.correlation import WIDEST, Correlation, CorrelationResult
 from sleave.evaluation.information import Information, InformationResult
 from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
@@ -28,7 +29,8 @@ class Evaluation:
         raw: reconstruction of the model's own activations, comparable with other tools'.
         codes: sparsity (L1 in the units it was trained in) and utilisation.
         correlation: of the codes, which no scaling changes; None above d_sae = 16,384.
-        information: mutual information between codes; None for fewer than 2 rows.
+        information: mutual information between codes; None for fewer than 2 rows or features, or if there is not the
+            memory for it (which is said).
     """
 
     rows: int
@@ -60,7 +62,7 @@ def evaluate_rows(
     """
     scaling = scaling or Scaling.identity(sae.d_in)
     raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
-    codes = Codes((sae.W_dec * scaling.scale).norm(dim=1))
+    codes = CodeStatistics((sae.W_dec * scaling.scale).norm(dim=1))
     correlation = Correlation(sae.d_sae) if sae.d_sae <= WIDEST else None
     information = Information()
     rows = 0
@@ -79,8 +81,16 @@ def evaluate_rows(
     if rows == 0:
         raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
     correlated = None if correlation is None else correlation.compute()
-    informed = information.compute() if rows >= 2 else None
+    informed = _informed(information) if rows >= 2 and sae.d_sae >= 2 else None
     return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated, informed)
+
+
+def _informed(information: Information) -> InformationResult | None:
+    try:
+        return information.compute()
+    except NotEnoughMemory as error:
+        say(f"Mutual information is left out. {error} (evaluation.max_rows)")
+        return None
 
 
 def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:

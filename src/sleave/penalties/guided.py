@@ -83,7 +83,9 @@ class MIOrtho(ChosenPairsOrthogonality):
 class GradientOrthogonality(ChosenPairsOrthogonality):
     """weight times the mean of C_ij^2 over pairs chosen by the |cosine| of dL/df_i and dL/df_j, L the squared error.
 
-    Call it with the decoder and the residual x_hat - x: dL/df is proportional to residual @ W_dec.T.
+    Call it with the decoder and the residual x_hat - x: dL/df is proportional to residual @ W_dec.T (of codes as the
+    decoder reads them: where some were dropped, the mask that dropped them is left out). A window keeps whole gradients:
+    window * batch * d_sae numbers.
 
     Args:
         weight: what the mean is multiplied by.
@@ -127,6 +129,8 @@ def _gradient(W_dec: Tensor, residual: Tensor) -> Float[Tensor, "batch d_sae"]:
 class TemporalOrthogonality(ChosenPairsOrthogonality):
     """weight times the mean of |P_ij| C_ij^2 over the top pairs by |P_ij|, the correlation pooled over many batches.
 
+    Pairs that never fire together in those batches are left out, as in `MIOrtho`.
+
     Args:
         weight: what the mean is multiplied by.
         top: share of all P pairs.
@@ -149,7 +153,7 @@ class TemporalOrthogonality(ChosenPairsOrthogonality):
         shrinkage: float = 0.0,
         compare: bool = False,
     ) -> None:
-        criterion = ByCorrelation(top, min_coactivations, shrinkage, measure)
+        criterion = ByCorrelation(top, max(1, min_coactivations), shrinkage, measure)
         super().__init__(criterion, weight, refresh, window, compare, normalization, measure)
 
     def strength(self, pairs: Pairs) -> Float[Tensor, " pairs"]:

@@ -168,6 +168,8 @@ def _dense(
     acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor]:
     unit, inverse = _columns(acts, measure)
+    if measure == "dot":
+        dtype = None  # products of codes that are not scaled overflow float16
     factor = unit.to(dtype) if dtype else unit
     slope = torch.empty_like(unit)
     square = torch.zeros_like(inverse)  # sum over j of w_ij C_ij^2
@@ -179,10 +181,10 @@ def _dense(
             square[part] = block.to(unit.dtype).square().sum(dim=1)
         else:
             assert weight is not None
-            weights = _weights(pairs, weight.to(block.dtype), unit.shape[0], start, len(block))
+            weights = _weights(pairs, weight.to(unit.dtype), unit.shape[0], start, len(block))
             weights.mul_(block)
-            square[part] = (weights.to(unit.dtype) * block.to(unit.dtype)).sum(dim=1)
-            block = weights
+            square[part] = (weights * block).sum(dim=1)
+            block = weights.to(factor.dtype)
         slope[part] = block @ factor
     gradient = slope.mul_(2)
     if measure != "dot":
