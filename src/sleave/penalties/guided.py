@@ -83,9 +83,8 @@ class MIOrtho(ChosenPairsOrthogonality):
 class GradientOrthogonality(ChosenPairsOrthogonality):
     """weight times the mean of C_ij^2 over pairs chosen by the |cosine| of dL/df_i and dL/df_j, L the squared error.
 
-    Call it with the decoder and the residual x_hat - x: dL/df is proportional to residual @ W_dec.T (of codes as the
-    decoder reads them: where some were dropped, the mask that dropped them is left out). A window keeps whole gradients:
-    window * batch * d_sae numbers.
+    Call it with the decoder and the residual x_hat - x: dL/df is proportional to residual @ W_dec.T. (Dropout would put
+    its mask into dL/df; it is left out.) A window keeps whole gradients: window * batch * d_sae numbers.
 
     Args:
         weight: what the mean is multiplied by.
