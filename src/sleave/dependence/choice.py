@@ -106,8 +106,8 @@ class PairChooser:
             raise SleaveError(f"`window` (= {window}) must be 1 with refresh = 0: only the first batch is looked at.")
         if compare and refresh <= window:
             raise SleaveError(
-                f"`compare` needs `refresh` (= {refresh}) above `window` (= {window}), for other batches to compare with; "
-                "where they are equal, the overlap that is logged anyway is of different batches."
+                f"`compare` needs `refresh` (= {refresh}) above `window` (= {window}), so that there are other batches "
+                "to compare with; where they are equal, the overlap that is logged anyway is of different batches."
             )
         self.criterion = criterion
         self.refresh = refresh
