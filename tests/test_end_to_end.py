@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,25 @@ from sleave.activations.store import Store
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.autoencoder.saving import load
 from sleave.base.files import load_tensors
-from sleave.recipe import recipe_from
+from sleave.recipe import Recipe, merged, recipe_from
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, as a share of the norm of the row it is in."""
     return float(((found - expected).abs().amax(dim=1) / expected.norm(dim=1).clamp(min=1e-30)).max())
+
+
+def gemma_recipe(folder: Path, **sections: Any) -> Recipe:
+    """A short run on the real model; tests share its store."""
+    values = {
+        "model": {"name": "packaged:gemma3-270m", "layers": [8], "device": "cpu"},
+        "corpus": [{"kind": "packaged", "name": "ag_news"}],
+        "harvest": {"store": str(folder / "gemma"), "max_tokens": 3000, "heldout_fraction": 0.2, "max_norm_ratio": 10},
+        "buffer": {"batch_contexts": 2, "buffer_contexts": 16, "refresh_batches": 4, "scaling": "standardise"},
+        "autoencoder": {"d_sae": 128},
+        "training": {"steps": 10, "precision": "float32", "device": "cpu"},
+    }
+    return recipe_from(merged(values, sections), {}, where="the test")
 
 
 @pytest.mark.slow
@@ -28,23 +42,7 @@ def test_gemma_to_saelens(tmp_path_factory, tmp_path, scaling):
     import sae_lens
 
     folder = tmp_path_factory.getbasetemp()
-    recipe = recipe_from(
-        {
-            "model": {"name": "packaged:gemma3-270m", "layers": [8], "device": "cpu"},
-            "corpus": [{"kind": "packaged", "name": "ag_news"}],
-            "harvest": {
-                "store": str(folder / "gemma"),
-                "max_tokens": 3000,
-                "heldout_fraction": 0.2,
-                "max_norm_ratio": 10,
-            },
-            "buffer": {"batch_contexts": 2, "buffer_contexts": 16, "refresh_batches": 4, "scaling": scaling},
-            "autoencoder": {"d_sae": 128},
-            "training": {"steps": 10, "precision": "float32", "device": "cpu"},
-        },
-        {},
-        where="the test",
-    )
+    recipe = gemma_recipe(folder, buffer={"scaling": scaling})
     (run,) = jobs.train(recipe, tmp_path / "run")
     x = torch.cat(list(Store.open(folder / "gemma").layer(8, "heldout").blocks())).float()
     assert len(x) > 300
@@ -79,3 +77,45 @@ def test_gemma_to_saelens(tmp_path_factory, tmp_path, scaling):
     assert results["rows"] == len(x)
     assert results["scaled"]["fvu"] > 0
     assert Path(run.sae, "cfg.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # SAELens's own
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"kind": "mi", "refresh": 4, "compare": True, "warmup_steps": 0},
+        {"kind": "mi", "refresh": 4, "estimator": "kde", "normalization": "none", "weight": 1e-9, "warmup_steps": 0},
+        {"kind": "gradient", "refresh": 3},
+        {"kind": "temporal", "refresh": 3, "window": 2},
+        {"kind": "information", "refresh": 5, "top": 0.01},
+    ],
+    ids=["mi", "the paper's mi", "gradient", "temporal", "information"],
+)
+def test_gemma_with_mi_ortho_and_its_baselines(tmp_path_factory, tmp_path, constraint):
+    import sae_lens
+
+    folder = tmp_path_factory.getbasetemp()
+    autoencoder = {"batch_norm": True, "dropout": 0.1}
+    training = {"precision": "bfloat16"}
+    (run,) = jobs.train(
+        gemma_recipe(folder, constraint=constraint, autoencoder=autoencoder, training=training), tmp_path / "run"
+    )
+    last = list(run.metrics())[-1]
+    assert last["constraint"] > 0
+    assert 0 <= last["constraint_overlap"] < 1
+    assert ("constraint_overlap_next" in last) == ("compare" in constraint)
+    assert len(run.pairs()) == last["constraint_pairs"] > 0
+    x = torch.cat(list(Store.open(folder / "gemma").layer(8, "heldout").blocks())).float()
+    with torch.no_grad():
+        codes = sae_lens.SAE.load_from_disk(str(run.sae)).encode(x)  # batch norm is folded in, dropout gone
+        assert difference(codes, load(run.path).encode(x)) < 1e-6
+        tensors, _ = load_tensors(run.checkpoint_file)
+        g = tensors["sae.batch_norm.gamma"] / (tensors["sae.batch_norm.variance"] + 1e-5).sqrt()
+        y = (run.scaling().apply(x) - tensors["sae.batch_norm.mean"]) * g + tensors["sae.batch_norm.beta"]
+        trained = torch.relu(y @ tensors["sae.W_enc"] + tensors["sae.b_enc"])
+        norms = (tensors["sae.W_dec"] / run.scaling().scale).norm(dim=1)
+        assert float((codes - trained * norms).abs().amax() / x.norm(dim=1).max()) < 1e-5
+    information = jobs.evaluate(run)["evaluation"]["information"]
+    assert information["peak"] >= information["p999"] > 0

@@ -222,8 +222,8 @@ def test_progress_is_shown_when_asked_for_or_needed(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"factor": 0}, r"`factor` \(= 0\) must be above 0"),
-        ({"factor": float("nan")}, r"`factor` \(= nan\)"),
+        ({"factor": 0}, r"bandwidth's factor \(= 0\) must be above 0"),
+        ({"factor": float("nan")}, r"bandwidth's factor \(= nan\)"),
         ({"scale": "sigma"}, r"`bandwidth_scale` \(= 'sigma'\) must be one of 'absolute', 'std'"),
         ({"acts": torch.rand(1, 3)}, r"`acts` has shape \(1, 3\); .*at least 2 rows"),
         ({"acts": torch.tensor([[1.0, torch.nan], [0.0, torch.inf]])}, "NaN or infinite values in 1 of 2 features"),

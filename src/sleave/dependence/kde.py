@@ -53,7 +53,7 @@ def check_factor(factor: float) -> float:
     """The bandwidth factor; a SleaveError if it is not above 0."""
     if not 0 < factor < float("inf"):
         raise SleaveError(
-            f"`factor` (= {factor}) must be above 0: the bandwidth is factor * N^(-1/5), and the paper's is {FACTOR}."
+            f"The bandwidth's factor (= {factor}) must be above 0: it is factor * N^(-1/5), {FACTOR} in the paper."
         )
     return factor
 
