@@ -99,8 +99,12 @@ def measure(d_in: int, d_sae: int, active: int, rounds: int) -> dict[str, str]:
         part = 4096
         strip = interleaved({"naive": lambda: acts[:, :part].t() @ acts}, 1)["naive"]
         naive = [t * d_sae / part for t in strip]
-    step = interleaved({"step": stepper(x, d_sae, active)}, rounds)["step"]
-    base = statistics.median(step)
+    steps = {"none": stepper(x, d_sae, active, None)}
+    if d_sae < 10_000:
+        steps["mi"] = stepper(x, d_sae, active, MIOrtho(estimation=estimation[4]))
+    count = REFRESH if d_sae < 10_000 else 1  # whole cycles, of one choice each
+    cycles = interleaved({name: repeated(step, count) for name, step in steps.items()}, max(3, rounds // 2))
+    base = statistics.median(cycles["none"]) / count
     figures = {name: f"{1000 * statistics.median(t):9.1f} ms" for name, t in times.items()}
     figures[
         "the full correlation matrix, sorted (naive)"
@@ -115,6 +119,11 @@ def measure(d_in: int, d_sae: int, active: int, rounds: int) -> dict[str, str]:
         f"{1000 * (choose / REFRESH + push_time):9.1f} ms, {100 * share:.1f}% of a step "
         f"(choice {100 * choose / REFRESH / base:.1f}%, penalty {100 * push_time / base:.1f}%)"
     )
+    if "mi" in cycles:
+        more = [b / a - 1 for a, b in zip(cycles["none"], cycles["mi"], strict=True)]
+        figures["a step with MI-Ortho, over whole cycles of 20"] = (
+            f"{1000 * statistics.median(cycles['mi']) / count:9.1f} ms, {statistics.median(more):+.1%}"
+        )
     figures["pairs in T"] = f"{len(pairs):9,d} of {num_pairs(d_sae):,}"
     figures["peak memory beyond the codes"] = (
         f"{(after - before) / 1e9:9.2f} GB (codes {acts.numel() * 4 / 1e9:.2f} GB)"
@@ -131,13 +140,17 @@ def codes_like_training(d_sae: int, active: int, generator: torch.Generator) -> 
     return torch.zeros(ROWS, d_sae).scatter_(1, chosen, values)
 
 
-def stepper(x: torch.Tensor, d_sae: int, active: int) -> Callable[[], object]:
+def repeated(step: Callable[[], object], count: int) -> Callable[[], object]:
+    return lambda: [step() for _ in range(count)]
+
+
+def stepper(x: torch.Tensor, d_sae: int, active: int, penalty: MIOrtho | None) -> Callable[[], object]:
     sae = SparseAutoencoder(x.shape[1], d_sae)
     with torch.no_grad():
         sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(d_sae, x.shape[1]), dim=1))
         sae.W_enc.copy_(sae.W_dec.t())
         sae.b_enc.fill_(-float((x[:256] @ sae.W_enc).quantile(1 - active / d_sae)) if d_sae < 10_000 else -2.0)
-    step = Stepper(sae, OptimizerSettings(), TrainingSettings(), None)
+    step = Stepper(sae, OptimizerSettings(), TrainingSettings(), penalty)
     return lambda: step.step(x, lr=1e-5, sparsity_weight=0.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,16 @@ def runs_in(path: str | Path) -> list[RunDirectory]:
         SleaveError: there is none.
     """
     path = Path(path)
-    found = [path] if (path / "config.toml").is_file() else sorted(p.parent for p in path.glob("**/config.toml"))
+    found = (
+        [path]
+        if (path / "config.toml").is_file()
+        else sorted((p.parent for p in path.glob("**/config.toml")), key=_natural)
+    )
     if not found:
         raise SleaveError(f"There is no run at `{path}`: no config.toml there or below. See `sleave train`.")
     return [RunDirectory(p) for p in found]
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Orders run5 before run10."""
+    return [(int(part or 0), "") if n % 2 else (0, part) for n, part in enumerate(re.split(r"(\d+)", str(path)))]

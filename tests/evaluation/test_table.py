@@ -76,7 +76,7 @@ def test_screen():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(screen_table(RUNS))
     text = console.export_text()
-    for part in ("runs/a", "FVU, raw", "12,345", "0.1235", "cosine of two features"):
+    for part in (" a ", "b, 2|3", "FVU, raw", "12,345", "0.1235", "cosine of two features"):
         assert part in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ def warnings(runs: Results) -> list[str]:
 
 
 def screen_table(runs: Results) -> Table:
-    """The table for a terminal: a figure a row, a run a column."""
+    """The table for a terminal: a figure a row, a run a column, without the folders that all runs share."""
     table = Table(caption=LEGEND, caption_justify="left")
     table.add_column("")
+    shared = os.path.commonpath([Path(name).resolve().parent for name in runs]) if len(runs) > 1 else "."
     for name in runs:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(os.path.relpath(name, shared), justify="right", overflow="fold")
     for row in _rows(runs):
         table.add_row(*row)
     return table

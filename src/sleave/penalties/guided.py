@@ -22,7 +22,7 @@ class MIOrtho(ChosenPairsOrthogonality):
     """The mean over T of min(tau_ij, tau_max) C_ij^2 times weight; T are the pairs with the most mutual information.
 
     tau_ij = tau_0 exp(beta I_ij). (For Gaussians exp(2 I) = 1 / (1 - rho^2).) With `normalization="none"` it is the
-    paper's own term, the sum over T of tau_ij (f_i.f_j)^2, which is some 10^7 times the reconstruction error when
+    paper's own term, the sum over T of tau_ij (f_i.f_j)^2, which is a million times the reconstruction error when
     training begins; the default divides by the norms and by |T|. T and tau are not differentiated, the norms are.
 
     >>> import torch

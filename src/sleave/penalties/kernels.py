@@ -7,14 +7,14 @@ from numba import njit, prange
 
 
 @njit(parallel=True, cache=True)
-def correlations(row_start, feature, value, row, start, order, near, partner, pair, mean, inverse, parts):
+def correlations(row_start, feature, value, row, start, order, near, partner, number, mean, inverse, parts):
     """C_ij of each pair: codes less `mean`, times `inverse`, summed over the rows on which both fire.
 
-    Feature i's partners are partner[near[i]:near[i + 1]], ascending, and pair[...] says which pair each is of.
+    Feature i's partners are partner[near[i]:near[i + 1]], ascending, and number[...] says which pair each is of.
     """
     d_sae = start.size - 1
     rows = row_start.size - 1
-    result = np.empty(pair.size // 2, np.float64)
+    result = np.empty(number.size // 2, np.float64)
     for part in prange(parts):
         dot = np.zeros(d_sae, np.float64)
         for i in range(part, d_sae, parts):
@@ -30,7 +30,7 @@ def correlations(row_start, feature, value, row, start, order, near, partner, pa
                 walked += row_start[row[entry] + 1] - entry
             for n in range(first, near[i + 1]):
                 j = partner[n]
-                result[pair[n]] = (dot[j] - rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+                result[number[n]] = (dot[j] - rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
             if walked > d_sae // 4:
                 dot[:] = 0.0
             else:
@@ -50,10 +50,11 @@ def _along(slope, feature, value):
 
 
 @njit(parallel=True, cache=True)
-def gradient(
-    row_start, feature, value, row, start, order, near, partner, pair, weight, correlation, mean, inverse, pull, parts
-):
-    """The gradient of sum w_ij C_ij^2 at every entry that fires; `pull` is 0 where the norms are not differentiated."""
+def gradient(row_start, feature, value, row, start, order, near, partner, number, slopes, mean, inverse, pull, parts):
+    """The gradient of sum w_ij C_ij^2 at every entry that fires.
+
+    slopes are (2 w_ij C_ij, w_ij C_ij^2) of each pair; `pull` is 2, or 0 where the norms are not differentiated.
+    """
     d_sae = start.size - 1
     result = np.zeros(value.size, np.float64)
     for part in prange(parts):
@@ -63,15 +64,15 @@ def gradient(
                 continue
             own = shift = 0.0
             for n in range(near[i], near[i + 1]):
-                j, w, c = partner[n], weight[pair[n]], correlation[pair[n]]
-                own += w * c * c
-                slope[j] = 2 * w * c * inverse[j]
+                j, of = partner[n], number[n]
+                own += slopes[of, 1]
+                slope[j] = slopes[of, 0] * inverse[j]
                 shift += slope[j] * mean[j]
             for n in range(start[i], start[i + 1]):
                 entry = order[n]
                 inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
                 along = _along(slope, feature[inside], value[inside]) - shift
-                along -= 2 * pull * own * (value[entry] - mean[i]) * inverse[i]
+                along -= pull * own * (value[entry] - mean[i]) * inverse[i]
                 result[entry] = along * inverse[i]
             for n in range(near[i], near[i + 1]):
                 slope[partner[n]] = 0.0

@@ -153,12 +153,14 @@ def _over_coactivations(
     mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
     if measure != "dot":
         mean, inverse = codes.moments(centred=measure == "pearson")
-    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *pairs.neighbours(codes.d_sae))
+    *near, order = pairs.neighbours(codes.d_sae)
+    weight = weight.double()[order]
+    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *near)
     parts = torch.get_num_threads()
     correlation: Tensor = compiled(kernels.correlations, *entries, mean, inverse, parts)
-    weight = weight.double()
-    pull = float(measure != "dot")
-    gradient: Tensor = compiled(kernels.gradient, *entries, weight, correlation, mean, inverse, pull, parts)
+    slope = torch.stack([2 * weight * correlation, weight * correlation.square()], dim=1)  # read together
+    pull = 2.0 * (measure != "dot")
+    gradient: Tensor = compiled(kernels.gradient, *entries, slope, mean, inverse, pull, parts)
     dtype = codes.value.dtype
     total = (weight * correlation.square()).sum().to(dtype)
     return total, gradient.to(dtype), codes.row * codes.d_sae + codes.feature
@@ -195,10 +197,10 @@ def _dense(
 
 def _weights(pairs: Pairs, weight: Tensor, d_sae: int, first: int, rows: int) -> Tensor:
     """Rows of the symmetric matrix of weights."""
-    near, partner, pair = pairs.neighbours(d_sae)
+    near, partner, number, order = pairs.neighbours(d_sae)
     inside = slice(int(near[first]), int(near[first + rows]))
     degree = near[first : first + rows + 1].diff()
     row = torch.repeat_interleave(torch.arange(rows, device=near.device), degree)
     weights = weight.new_zeros(rows, d_sae)
-    weights[row, partner[inside]] = weight[pair[inside]]
+    weights[row, partner[inside]] = weight[order][number[inside]]
     return weights

@@ -93,7 +93,7 @@ class SelectiveConstraint(_Orthogonal):
 class _Guided(_Orthogonal):
     normalization: Normalization = "mean"
     """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
-    tau_ij (f_i.f_j)^2, some 10^7 times the reconstruction error when training begins."""
+    tau_ij (f_i.f_j)^2, a million times the reconstruction error when training begins."""
 
 
 class GradientConstraint(_Guided):
