@@ -191,20 +191,20 @@ def test_window_state_goes_on_as_if_never_stopped():
     top=st.sampled_from([0.001, 0.05, 0.3, 1.0]),
     min_coactivations=st.sampled_from([0, 1, 3]),
     shrinkage=st.sampled_from([0.0, 0.5, 5.0]),
+    measure=st.sampled_from(["cosine", "pearson"]),
 )
-def test_codes_give_what_dense_ones_give(seed, rows, d_sae, density, top, min_coactivations, shrinkage):
+def test_codes_give_what_dense_ones_give(seed, rows, d_sae, density, top, min_coactivations, shrinkage, measure):
     acts = random_codes(seed, rows, d_sae, density).double()
-    chosen = {"min_coactivations": min_coactivations, "shrinkage": shrinkage}
+    chosen = {"measure": measure, "min_coactivations": min_coactivations, "shrinkage": shrinkage}
     dense = top_pairs(acts, top, **chosen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "coactivations_are_few", lambda codes: True)
         walked = top_pairs(Codes.from_dense(acts), top, **chosen)
     assert as_list(dense) == [
-        (i, j, pytest.approx(s, abs=1e-12))
-        for i, j, s in brute_force(acts, top, "cosine", min_coactivations, shrinkage)
+        (i, j, pytest.approx(s, abs=1e-12)) for i, j, s in brute_force(acts, top, measure, min_coactivations, shrinkage)
     ]
     assert sorted(walked.score.tolist()) == pytest.approx(sorted(dense.score.tolist()), abs=1e-12)
-    every = {(i, j): s for i, j, s in brute_force(acts, 1.0, "cosine", 0, shrinkage)}
+    every = {(i, j): s for i, j, s in brute_force(acts, 1.0, measure, 0, shrinkage)}
     assert all(s == pytest.approx(every[i, j], abs=1e-12) for i, j, s in as_list(walked))  # rounding may break ties
 
 
@@ -245,4 +245,4 @@ def test_shrinkage_is_exact_where_bf16_would_choose_another_pair():
 def test_what_needs_all_rows_at_once_says_so(monkeypatch):
     monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e3)
     with pytest.raises(SleaveError, match="All the rows at once, densely, needs about"):
-        top_pairs(Codes.from_dense(random_codes(0, 30, 12, 0.3)), measure="pearson")
+        top_pairs(Codes.from_dense(random_codes(0, 30, 12, 1.0)))

@@ -58,7 +58,7 @@ class ByCorrelation(Criterion):
         check_measure(self.measure)
 
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
-        if self.measure == "cosine" and isinstance(signal, Tensor) and signal is fires and signal.device.type == "cpu":
+        if isinstance(signal, Tensor) and signal is fires and signal.device.type == "cpu":
             codes = Codes.from_dense(signal)
             if coactivations_are_few(codes):
                 signal = fires = codes

@@ -64,6 +64,32 @@ def _mixed(x):
     return x ^ (x >> 16)
 
 
+@njit(cache=True)
+def _select(x: Ints, low: int, rank: int) -> int:
+    """x[rank] as if x[low:] were sorted, and smaller numbers before it: Hoare's quickselect."""
+    high = x.size - 1
+    while low < high:
+        a, b, c = x[low], x[(low + high) // 2], x[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while x[i] < pivot:
+                i += 1
+            while x[j] > pivot:
+                j -= 1
+            if i <= j:
+                x[i], x[j] = x[j], x[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            high = j
+        elif rank >= i:
+            low = i
+        else:
+            break
+    return x[rank]
+
+
 @njit(parallel=True, cache=True)
 def assign_bins(bits: NDArray[np.int32], order: Ints, row: Ints, start: Ints, num_bins: Ints) -> NDArray[np.uint8]:
     """Cut each feature's entries into num_bins bins of equal count by rank; see `atoms._keys` for what ranks them."""
@@ -79,9 +105,13 @@ def assign_bins(bits: NDArray[np.int32], order: Ints, row: Ints, start: Ints, nu
                 if value < 0:
                     value ^= 0x7FFFFFFF
                 key[n] = value << 32 | _mixed(row[entry] ^ mixed)
-            ordered = np.sort(key)
+            few = num_bins[i] <= 6  # then finding the few ranks is less work than sorting
+            ordered = key.copy() if few else np.sort(key)
+            before = 0
             for b in range(1, num_bins[i]):
-                least = ordered[-(-b * fired // num_bins[i])]
+                rank = -(-b * fired // num_bins[i])
+                least = _select(ordered, before, rank) if few else ordered[rank]
+                before = rank
                 for n in range(fired):
                     bins[order[start[i] + n]] += key[n] >= least
     return bins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -168,18 +169,30 @@ class PairScores:
         return float(self._ascending[rank - before])
 
     def _unlisted_above(self, threshold: float) -> tuple[Tensor, Tensor]:
-        order = torch.argsort(self.i, stable=True)
-        i, j = self.i[order], self.j[order]
-        found = []
-        rows = max(1, (1 << 26) // self.d_sae)
         high = self.apart > threshold
-        for start in range(0, self.d_sae, rows):
-            mask = high[self.group[start : start + rows]][:, self.group].triu_(diagonal=start + 1)
-            listed = slice(*torch.searchsorted(i, torch.tensor([start, start + rows], device=i.device)).tolist())
-            mask[i[listed] - start, j[listed]] = False
-            row, column = mask.nonzero(as_tuple=True)
-            found.append((row + start, column))
-        return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
+        return unlisted(self.i, self.j, self.d_sae, lambda rows: high[self.group[rows]][:, self.group])
+
+
+def unlisted(
+    i: Int[Tensor, " listed"], j: Int[Tensor, " listed"], d_sae: int, wanted: Callable[[slice], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The pairs that are wanted and not listed.
+
+    Args:
+        i, j: the listed pairs, i < j.
+        wanted: for some features, a (features, d_sae) mask of the partners that are wanted.
+    """
+    order = torch.argsort(i, stable=True)
+    i, j = i[order], j[order]
+    found = []
+    rows = max(1, (1 << 26) // d_sae)
+    for start in range(0, d_sae, rows):
+        mask = wanted(slice(start, start + rows)).triu(diagonal=start + 1)
+        inside = slice(*torch.searchsorted(i, torch.tensor([start, start + rows], device=i.device)).tolist())
+        mask[i[inside] - start, j[inside]] = False
+        row, column = mask.nonzero(as_tuple=True)
+        found.append((row + start, column))
+    return torch.cat([f[0] for f in found]), torch.cat([f[1] for f in found])
 
 
 def check_memory(needed: float, what: str, advice: str, device: torch.device | None = None) -> None:

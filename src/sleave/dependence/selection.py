@@ -18,7 +18,7 @@ from sleave.dependence.coactivation import dots
 from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs, chunks, num_pairs, sorted_pairs, top_count, unrank
-from sleave.dependence.scores import PairScores, check_memory
+from sleave.dependence.scores import check_memory, unlisted
 
 TILE = 1024
 
@@ -70,9 +70,9 @@ def top_pairs(
             f"`min_coactivations` (= {min_coactivations}) and `shrinkage` (= {shrinkage}) must not be negative."
         )
     if isinstance(acts, Codes):
-        if measure == "cosine" and (fires is None or fires is acts) and coactivations_are_few(acts):
-            return _from_coactivations(acts, count, min_coactivations, shrinkage)
-        check_memory(12.0 * acts.rows * acts.d_sae, "All the rows at once, densely,", "Give fewer rows, or use cosine.")
+        if (fires is None or fires is acts) and coactivations_are_few(acts):
+            return _from_coactivations(acts, count, measure, min_coactivations, shrinkage)
+        check_memory(12.0 * acts.rows * acts.d_sae, "All the rows at once, densely,", "Give fewer rows.")
         acts = acts.to_dense()
     acts = acts.detach()
     active = None
@@ -87,21 +87,26 @@ def coactivations_are_few(codes: Codes) -> bool:
     return codes.device.type == "cpu" and codes.coactivations * 100.0 < float(codes.rows) * codes.d_sae**2
 
 
-def correlation_scores(codes: Codes) -> PairScores:
-    """|cosine| of every pair, from co-activations."""
-    _, inverse = codes.moments(centred=False)
+def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactivations: int, shrinkage: float) -> Pairs:
+    mean, inverse = codes.moments(centred=measure == "pearson")
     i, j, together, dot = dots(codes)
-    group = torch.zeros(codes.d_sae, dtype=torch.int64)
-    return PairScores(codes.d_sae, i, j, (dot * inverse[i] * inverse[j]).abs(), together, group, dot.new_zeros(1, 1))
-
-
-def _from_coactivations(codes: Codes, count: int, min_coactivations: int, shrinkage: float) -> Pairs:
-    scores = correlation_scores(codes).shrunk(shrinkage)
-    score = scores.score.to(codes.value.dtype)
-    some = (score > NOISE[score.dtype]) & (scores.together >= min_coactivations)
+    score = (dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+    if shrinkage > 0:
+        score *= together.double() / (together + shrinkage)
+    score = score.abs().to(codes.value.dtype)
+    some = (score > NOISE[score.dtype]) & (together >= min_coactivations)
+    least = float(NOISE[score.dtype])
     if (left := int(some.sum())) > count:  # fewer to sort
-        some &= score >= float(np.partition(score[some].numpy(), left - count)[left - count])
-    i, j, score = scores.i[some], scores.j[some], score[some]
+        least = float(np.partition(score[some].numpy(), left - count)[left - count])
+        some &= score >= least
+    if measure == "pearson" and min_coactivations == 0 and shrinkage == 0:
+        # Two features that never fire together have C = -N mean_i mean_j / (|f_i| |f_j|), a product of two numbers.
+        share = mean * inverse * codes.rows**0.5
+        apart_i, apart_j = unlisted(i, j, codes.d_sae, lambda rows: share[rows, None] * share >= least * (1 - 1e-6))
+        apart = (share[apart_i] * share[apart_j]).to(score.dtype)
+        some = torch.cat([some, apart > NOISE[score.dtype]])
+        i, j, score = torch.cat([i, apart_i]), torch.cat([j, apart_j]), torch.cat([score, apart])
+    i, j, score = i[some], j[some], score[some]
     if min_coactivations == 0 and i.numel() < count:
         i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
     return sorted_pairs(i, j, score).first(count)
