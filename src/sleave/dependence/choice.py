@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.codes import Codes
+from sleave.dependence.codes import Codes, few_coactivations
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.mutual_information import Estimation, mutual_information
 from sleave.dependence.pairs import Pairs, top_count
-from sleave.dependence.selection import coactivations_are_few, top_pairs
+from sleave.dependence.selection import most_to_walk, top_pairs
 from sleave.dependence.window import Window
 
 
@@ -58,10 +58,9 @@ class ByCorrelation(Criterion):
         check_measure(self.measure)
 
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
-        if isinstance(signal, Tensor) and signal is fires and signal.device.type == "cpu":
-            codes = Codes.from_dense(signal)
-            if coactivations_are_few(codes):
-                signal = fires = codes
+        if isinstance(signal, Tensor) and signal is fires:
+            codes = few_coactivations(signal, most_to_walk(*signal.shape))
+            signal = fires = signal if codes is None else codes
         counted = {"min_coactivations": self.min_coactivations, "shrinkage": self.shrinkage}
         return top_pairs(signal, self.top, measure=self.measure, fires=fires, **counted)  # type: ignore[arg-type]
 

@@ -141,6 +141,20 @@ class Codes:
         return dense
 
 
+def few_coactivations(acts: Tensor, most: float) -> Codes | None:
+    """The codes (batch, d_sae), if they are on a CPU and features fire together at most so often; else None.
+
+    Counts before it copies anything.
+    """
+    if acts.device.type != "cpu":
+        return None
+    acts = acts.detach().contiguous()
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[acts.element_size()]
+    magnitude = torch.iinfo(bits).max
+    per_row = compiled(kernels.count_nonzero, acts.view(bits), magnitude)
+    return Codes.from_dense(acts) if int((per_row * (per_row - 1)).sum()) <= 2 * most else None
+
+
 def _starts(row: Tensor, rows: int) -> Tensor:
     counts = torch.bincount(row, minlength=rows)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -23,6 +23,18 @@ def _popcount(typing_context, x):
 
 
 @njit(parallel=True, cache=True)
+def count_nonzero(bits: Ints, magnitude: int) -> Ints:
+    """How many numbers of each row are not zero, by their bits without the sign."""
+    counts = np.zeros(bits.shape[0], np.int64)
+    for row in prange(bits.shape[0]):
+        count = 0
+        for i in range(bits.shape[1]):
+            count += (bits[row, i] & magnitude) != 0
+        counts[row] = count
+    return counts
+
+
+@njit(parallel=True, cache=True)
 def compress(acts: Floats) -> tuple[Ints, Ints, Floats]:
     """Row starts, features and values of what is not zero in (batch, d_sae)."""
     rows, d_sae = acts.shape

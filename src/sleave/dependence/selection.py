@@ -21,6 +21,7 @@ from sleave.dependence.pairs import Pairs, chunks, num_pairs, sorted_pairs, top_
 from sleave.dependence.scores import check_memory, unlisted
 
 TILE = 1024
+WALK = 3000.0  # a co-activation takes about as long as so many terms of a product of columns (measured)
 
 # |tile - C| for unit columns. bfloat16 has 8 significant bits, so it rounds both factors and the result by 2^-8 of
 # their size at most, and sum |z_i z_j| <= 1 (Cauchy-Schwarz): 3 * 2^-8, and a little for the second order and for the
@@ -82,9 +83,14 @@ def top_pairs(
         return _top_pairs(acts, count, measure, active, min_coactivations, shrinkage, screen)
 
 
+def most_to_walk(rows: int, d_sae: int) -> float:
+    """Up to how many co-activations walking them (a CPU's way) is less work than the products of whole columns."""
+    return rows * float(d_sae) ** 2 / WALK
+
+
 def coactivations_are_few(codes: Codes) -> bool:
-    """Whether walking what fires together (a CPU's way) is less work than the products of whole columns."""
-    return codes.device.type == "cpu" and codes.coactivations * 100.0 < float(codes.rows) * codes.d_sae**2
+    """See `most_to_walk`."""
+    return codes.device.type == "cpu" and codes.coactivations < most_to_walk(codes.rows, codes.d_sae)
 
 
 def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactivations: int, shrinkage: float) -> Pairs:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.codes import Codes
+from sleave.dependence.codes import Codes, few_coactivations
 from sleave.dependence.compiled import compiled
 from sleave.dependence.correlation import pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs
@@ -30,9 +30,9 @@ from sleave.penalties import kernels
 Strength = Literal["cosine", "pearson", "dot"]
 Way = Literal["pairs", "coactivations", "dense"]
 COLUMNS = 4096  # columns of C that the dense way holds at once
-# What each way takes, in seconds per (pair and row), co-activation, and (feature squared and row), on one core; only
-# their ratios count, and those were measured.
-COST = {"pairs": 2.5e-9, "coactivations": 4e-9, "dense": 2e-11}
+# What each way takes on 2 cores, in seconds per (pair and row), co-activation walked, and (feature squared and row); only
+# their ratios count.
+COST = {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11}
 
 
 def pair_penalty(
@@ -68,10 +68,9 @@ def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
         return "dense", None
     rows, d_sae = acts.shape
     work: dict[Way, float] = {"pairs": len(pairs) * rows, "dense": d_sae**2 * rows}
-    codes = Codes.from_dense(acts) if acts.device.type == "cpu" else None
-    if codes is not None:
-        work["coactivations"] = 2.0 * codes.coactivations
-    return min(work, key=lambda way: work[way] * COST[way]), codes
+    way = min(work, key=lambda way: work[way] * COST[way])
+    codes = few_coactivations(acts, work[way] * COST[way] / (2 * COST["coactivations"]))
+    return (way, None) if codes is None else ("coactivations", codes)
 
 
 class _PairPenalty(torch.autograd.Function):
@@ -133,8 +132,8 @@ def _over_pairs(acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Stre
     matrix = _sparse(torch.cat([i, j, own]), torch.cat([j, i, own]), torch.cat([slope, slope, -pull]), features.numel())
     columns = (matrix @ unit).mul_(inverse[:, None])
     gradient = columns.new_zeros(acts.shape)
-    gradient[:, features] = columns.t()
-    return (weight * correlation.square()).sum(), gradient.mul_(acts != 0)
+    gradient[:, features] = columns.t().mul_(acts[:, features] != 0)
+    return (weight * correlation.square()).sum(), gradient
 
 
 def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
