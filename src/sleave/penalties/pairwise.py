@@ -30,8 +30,8 @@ from sleave.penalties import kernels
 Strength = Literal["cosine", "pearson", "dot"]
 Way = Literal["pairs", "coactivations", "dense"]
 COLUMNS = 4096  # columns of C that the dense way holds at once
-# What each way takes on 2 cores, in seconds per (pair and row), co-activation walked, and (feature squared and row); only
-# their ratios count.
+# What each way takes on 2 cores, in seconds per pair and row, per co-activation walked, and per two features and row;
+# only their ratios count.
 COST = {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11}
 
 
