@@ -211,7 +211,7 @@ def test_every_constraint_trains_and_overlap_compares_them(study, recipe, tmp_pa
     assert run_main("overlap", tmp_path / "mi", tmp_path / "temporal", study / "runs" / "none") == 0
     assert "100.0%" in capsys.readouterr().out  # six steps leave every feature what it was
     assert run_main("overlap", study / "runs" / "none", study / "runs" / "full") == 2
-    assert "0 of these runs chose pairs; give two at least" in capsys.readouterr().err
+    assert "0 of these runs chose pairs; give two at least that did. Left out" in capsys.readouterr().err
 
 
 def test_overrides_are_in_the_runs_config(study, recipe, tmp_path):

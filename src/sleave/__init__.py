@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sleave.autoencoder.saving import fold, load, save
     from sleave.base.errors import SleaveError
     from sleave.dependence.codes import Codes
-    from sleave.dependence.mutual_information import mutual_information
+    from sleave.dependence.mutual_information import Estimation, mutual_information
     from sleave.dependence.pairs import Pairs
     from sleave.dependence.scores import PairScores
     from sleave.dependence.selection import top_pairs
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
     "Codes": "dependence.codes",
+    "Estimation": "dependence.mutual_information",
     "FullOrthogonality": "penalties.orthogonality",
     "GradientOrthogonality": "penalties.guided",
     "InformationPenalty": "penalties.information",
@@ -72,6 +73,7 @@ _HOME = {
 
 __all__ = [
     "Codes",
+    "Estimation",
     "FullOrthogonality",
     "GradientOrthogonality",
     "InformationPenalty",

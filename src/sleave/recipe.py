@@ -63,7 +63,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's values, over those of the recipe that its `extends` names (a path from its own folder)."""
     if path.resolve() in below:
-        raise SleaveError(f"The recipe `{below[0]}` extends itself, by way of `{path}`.")
+        raise SleaveError(f"The recipe `{below[0]}` extends itself, by way of `{below[-1]}`.")
+    if below and not path.is_file():
+        raise SleaveError(f"The recipe `{below[-1]}` extends `{path}`, which does not exist.")
     values = dict(read_toml(path))
     if (base := values.pop("extends", None)) is None:
         return values

@@ -192,6 +192,7 @@ def test_wide_codes_need_little_memory() -> None:
     [
         (lambda: sleave.mutual_information(torch.rand(1, 4)), "1 row; mutual information needs at least 2"),
         (lambda: sleave.mutual_information(torch.rand(4)), r"must be \(batch, d_sae\)"),
+        (lambda: sleave.mutual_information(torch.rand(8, 3)).top(1.0), r"`fraction` \(= 1.0\)"),
         (lambda: sleave.mutual_information(torch.rand(8, 1)), "d_sae at least 2"),
         (lambda: sleave.mutual_information(torch.full((8, 3), torch.nan)), "NaN or infinite values in 3 of 3 features"),
         (lambda: sleave.mutual_information(torch.rand(8, 3), "atom"), "must be one of 'atoms', 'activity', 'kde'"),

@@ -216,6 +216,10 @@ def test_nothing_fires_together(make):
         (lambda: MIOrtho(top=1.0), r"`top` \(= 1.0\) must be below 1"),
         (lambda: GradientOrthogonality()(batch(0)), r"give the decoder and the residual too: penalty\(acts, W_dec"),
         (lambda: MIOrtho()(torch.full((9, 4), math.nan)), "NaN or infinite values"),
+        (
+            lambda: GradientOrthogonality().signal(torch.ones(5, 30), torch.ones(400, 5)),
+            r"`W_dec` has shape \(5, 30\) and `residual` \(400, 5\); they must be \(d_sae, d_in\)",
+        ),
     ],
 )
 def test_bad_input(make, message):

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from sleave import jobs
 from sleave.base.errors import SleaveError
@@ -111,10 +111,21 @@ def overlap(arguments: Sequence[str]) -> None:
     parser = Parser("sleave overlap", description=OVERLAP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories, or folders of them")
     runs = [run for path in parser.parse_args(arguments).runs for run in jobs.runs_in(path)]
+    without = [str(run.path) for run in runs if not run.pairs_file.is_file()]
     runs = [run for run in runs if run.pairs_file.is_file()]
     if len(runs) < 2:
-        raise SleaveError(f"{len(runs)} of these runs chose pairs; give two at least that are finished.")
-    table = Table("first", "second", "features matched", "pairs between them", "Jaccard overlap", "by chance")
+        others = f" Left out, unfinished or of a kind (none, full) that chooses none: {', '.join(without)}." * bool(
+            without
+        )
+        raise SleaveError(f"{len(runs)} of these runs chose pairs; give two at least that did.{others}")
+    table = Table(
+        Column("first", overflow="fold"),
+        Column("second", overflow="fold"),
+        "features matched",
+        "pairs between them",
+        "Jaccard overlap",
+        "by chance",
+    )
     for a, b in combinations(runs, 2):
         o = jobs.overlap(a, b)
         figures = (f"{o.matched:.1%}", f"{o.pairs:,}", f"{o.jaccard:.3f}", f"{o.chance:.3f}")

@@ -41,6 +41,10 @@ class Codes:
         Raises:
             SleaveError: not a matrix, fewer than two features, no rows, NaN or infinite values.
         """
+        if not isinstance(acts, Tensor):
+            raise SleaveError(
+                f"`acts` is a {type(acts).__name__}; it must be a torch tensor (torch.from_numpy makes one)."
+            )
         if acts.ndim != 2 or acts.shape[1] < 2 or acts.shape[0] < 1:
             raise SleaveError(
                 f"`acts` has shape {tuple(acts.shape)}; it must be (batch, d_sae), with d_sae at least 2."
@@ -59,6 +63,8 @@ class Codes:
         Raises:
             SleaveError: the shapes differ, an index is outside [0, d_sae) or twice in a row, NaN or infinite values.
         """
+        if not (isinstance(values, Tensor) and isinstance(indices, Tensor)):
+            raise SleaveError("`values` and `indices` must be torch tensors (torch.from_numpy makes one of an array).")
         if values.shape != indices.shape or values.ndim != 2 or len(values) < 1:
             raise SleaveError(
                 f"`values` has shape {tuple(values.shape)}, `indices` {tuple(indices.shape)}; both must be (batch, k)."
@@ -86,6 +92,9 @@ class Codes:
             offset += part.feature.numel()
         feature, value = torch.cat([p.feature for p in parts]), torch.cat([p.value for p in parts])
         return Codes(parts[0].d_sae, torch.cat(starts), feature, value)
+
+    def __repr__(self) -> str:
+        return f"Codes({self.rows:,} rows, {self.d_sae:,} features, {self.value.numel():,} active)"
 
     @property
     def rows(self) -> int:

@@ -42,6 +42,9 @@ class PairScores:
     group: Int[Tensor, " d_sae"]
     apart: Float[Tensor, "groups groups"]
 
+    def __repr__(self) -> str:
+        return f"PairScores({self.num_pairs:,} pairs, {len(self.i):,} that fire together, mean {self.mean():.3g})"
+
     @property
     def num_pairs(self) -> int:
         """P = d_sae (d_sae - 1) / 2."""

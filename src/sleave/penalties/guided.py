@@ -116,6 +116,11 @@ class GradientOrthogonality(ChosenPairsOrthogonality):
                 "Pairs are chosen by the gradient of the squared error, so give the decoder and the residual too: "
                 "penalty(acts, W_dec, x_hat - x)."
             )
+        if residual.shape[-1] != W_dec.shape[-1]:
+            raise SleaveError(
+                f"`W_dec` has shape {tuple(W_dec.shape)} and `residual` {tuple(residual.shape)}; they must be "
+                "(d_sae, d_in) and (batch, d_in)."
+            )
         return lambda: _gradient(W_dec, residual)
 
 

@@ -17,14 +17,16 @@ from sleave.penalties.information import InformationPenalty, Weighting
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
 
+KIND = (
+    "Which constraint: `none`; `selective` and its baseline `full`; `mi` (MI-Ortho) and its baselines `gradient` and "
+    "`temporal`; or `information`, mutual information itself. Changing it starts its section from that kind's defaults."
+)
+
 
 class NoConstraint(Settings):
     """No constraint: reconstruction and sparsity alone."""
 
-    kind: Literal["none"] = "none"
-    """Which constraint: `none`; `selective` and its baseline `full`; `mi` (MI-Ortho) and its baselines `gradient` and
-    `temporal`; or `information`, mutual information itself. Changing it starts its section from that kind's
-    defaults."""
+    kind: Literal["none"] = Field(default="none", description=KIND)
 
     def build(self) -> Penalty | None:
         """The penalty that these settings describe: none."""
@@ -39,9 +41,9 @@ class _Constraint(Settings):
 class FullConstraint(_Constraint):
     """Full orthogonality: push apart all pairs. The baseline of selective orthogonality."""
 
-    kind: Literal["full"] = "full"
+    kind: Literal["full"] = Field(default="full", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the sum of C_ij^2 over all pairs is multiplied by."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     measure: Measure = "cosine"
     """`cosine` (uncentred, the paper's) or `pearson`."""
 
@@ -54,9 +56,10 @@ class _Chosen(_Constraint):
     """Constraints on the pairs that are most dependent."""
 
     weight: float = Field(default=WEIGHT, ge=0)
-    """What the mean of tau_ij C_ij^2 over the chosen pairs is multiplied by (see `normalization`)."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     top: float = Field(default=0.1, gt=0, lt=1)
-    """Share of all P pairs that is pushed apart, zeros counted; 0.1 is the paper's "above the 90th percentile"."""
+    """Share of all P pairs that is pushed apart, zeros counted: 0.001 in *Top-k feature decorrelation*, 0.1 ("above
+    the 90th percentile") in *MI-Ortho*."""
     refresh: int = Field(default=20, ge=0)
     """Choose the pairs anew every so many steps; 0: once, on the first batch."""
     window: int = Field(default=1, ge=1)
@@ -77,11 +80,12 @@ class _Orthogonal(_Chosen):
 class SelectiveConstraint(_Orthogonal):
     """Selective orthogonality: push apart only the most correlated pairs."""
 
-    kind: Literal["selective"] = "selective"
+    kind: Literal["selective"] = Field(default="selective", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the sum of C_ij^2 over the pairs is multiplied by (the paper's lambda_2)."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     top: float = Field(default=0.001, gt=0, le=1)
-    """Share of all P pairs that is pushed apart, zeros counted; 0.001 is the paper's 0.1%."""
+    """Share of all P pairs that is pushed apart, zeros counted: 0.001 in *Top-k feature decorrelation*, 0.1 ("above
+    the 90th percentile") in *MI-Ortho*."""
     refresh: int = Field(default=1, ge=0)
     """Choose the pairs anew every so many steps; 0: once, on the first batch."""
 
@@ -99,7 +103,7 @@ class _Guided(_Orthogonal):
 class GradientConstraint(_Guided):
     """Pairs chosen by the |cosine| of the squared error's gradients in their codes (MI-Ortho's runs 5 to 7)."""
 
-    kind: Literal["gradient"] = "gradient"
+    kind: Literal["gradient"] = Field(default="gradient", description=KIND)
     refresh: int = Field(default=0, ge=0)
     """Choose the pairs anew every so many steps; 0: once, on the first batch (run 5)."""
 
@@ -111,7 +115,7 @@ class GradientConstraint(_Guided):
 class TemporalConstraint(_Guided):
     """Pairs chosen and weighted by their correlation pooled over many batches (MI-Ortho's runs 8 and 9)."""
 
-    kind: Literal["temporal"] = "temporal"
+    kind: Literal["temporal"] = Field(default="temporal", description=KIND)
     window: int = Field(default=20, ge=1)
     """Pool the last so many batches; the paper's 5 or 20."""
 
@@ -123,7 +127,7 @@ class TemporalConstraint(_Guided):
 class MIConstraint(_Guided):
     """MI-Ortho: pairs with the most mutual information, pushed by tau_ij = tau_0 exp(beta I_ij)."""
 
-    kind: Literal["mi"] = "mi"
+    kind: Literal["mi"] = Field(default="mi", description=KIND)
     warmup_steps: int = Field(default=100, ge=0)
     """The weight rises linearly from 0 over so many steps."""
     tau_0: float = Field(default=0.5, gt=0)
@@ -155,17 +159,17 @@ class MIConstraint(_Guided):
 class InformationConstraint(_Chosen):
     """Mutual information itself, by the paper's kernel density estimate, differentiated (MI-Ortho's Eq. (4))."""
 
-    kind: Literal["information"] = "information"
+    kind: Literal["information"] = Field(default="information", description=KIND)
     weight: float = Field(default=100.0, ge=0)
-    """What the mean of w_ij I_ij over the chosen pairs is multiplied by."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     top: float = Field(default=0.001, gt=0, lt=1)
-    """Share of all P pairs, those with the most mutual information."""
+    """Share of all P pairs that is pushed apart, zeros counted."""
     bandwidth_factor: float = Field(default=0.15, gt=0)
-    """The bandwidth is factor * N^(-1/5)."""
+    """Of `kde`: the bandwidth is factor * N^(-1/5)."""
     bandwidth_scale: BandwidthScale = "absolute"
-    """`absolute`, the paper's, or `std`: times each feature's standard deviation."""
+    """Of `kde`: `absolute`, the paper's, or `std`: times each feature's standard deviation."""
     weighting: Weighting = "uniform"
-    """w_ij: 1 (`uniform`), or the pair's mutual information (`information`)."""
+    """Of kind `information`, w_ij: 1 (`uniform`), or the pair's mutual information (`information`)."""
 
     def build(self) -> Penalty:
         """The penalty that these settings describe."""
