@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -171,7 +170,7 @@ def test_training_goes_on_after_a_stop_as_if_nothing_had_been(material, tmp_path
         if len(calls) == 6:
             if how is KeyboardInterrupt:
                 raise KeyboardInterrupt
-            os.kill(os.getpid(), how)
+            signal.raise_signal(how)
         return next_batch(self)
 
     with monkeypatch.context() as patch:

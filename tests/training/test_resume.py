@@ -1,7 +1,6 @@
 """A run that was stopped, at any moment, ends as if it had not been."""
 
 import json
-import os
 import signal
 import threading
 
@@ -80,7 +79,7 @@ def unbroken(settings, store, tmp_path_factory):
 @pytest.mark.parametrize("step", range(1, STEPS))
 def test_asked_to_stop_at_every_step(step, settings, store, unbroken, tmp_path):
     run = begun(tmp_path / "run")
-    source = Fragile(open_source(store), step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    source = Fragile(open_source(store), step, lambda: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match=rf"Stopped at step {step} of {STEPS} and saved") as stopped:
         train(settings, source, run)
     assert stopped.value.signal_number == signal.SIGTERM
@@ -113,7 +112,7 @@ def test_killed_again_and_again(settings, store, unbroken, tmp_path):
 
 def test_asked_to_stop_in_the_last_step(settings, store, unbroken, tmp_path):
     run = begun(tmp_path / "run")
-    train(settings, Fragile(open_source(store), STEPS, lambda: os.kill(os.getpid(), signal.SIGINT)), run)
+    train(settings, Fragile(open_source(store), STEPS, lambda: signal.raise_signal(signal.SIGINT)), run)
     assert_same(run.path, unbroken)
 
 
@@ -143,10 +142,10 @@ def test_second_signal_acts_as_it_always_does():
     former = signal.getsignal(signal.SIGINT)
     with stop_on_signal() as request:
         assert request.signal_number is None
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert request.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is former
 
 
