@@ -200,6 +200,11 @@ def test_nothing_fires_together(make):
     assert penalty.figures()["pairs"] == 0
 
 
+def penalised_twice(penalty, *widths):
+    for width in widths:
+        penalty(batch(0, d_sae=width))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -213,6 +218,11 @@ def test_nothing_fires_together(make):
             r"`compare` needs `refresh` \(= 3\) above `window` \(= 3\)",
         ),
         (lambda: GradientOrthogonality(window=2), r"`window` \(= 2\) must be 1 with refresh = 0"),
+        (
+            lambda: penalised_twice(MIOrtho(), 30, 20),
+            "`acts` has 20 features, but a chosen pair names feature 29. Use a penalty for one autoencoder only",
+        ),
+        (lambda: penalised_twice(TemporalOrthogonality(window=2, refresh=1), 30, 20), "Batches of 20 and 30 features"),
         (lambda: MIOrtho(top=1.0), r"`top` \(= 1.0\) must be below 1"),
         (lambda: GradientOrthogonality()(batch(0)), r"give the decoder and the residual too: penalty\(acts, W_dec"),
         (lambda: MIOrtho()(torch.full((9, 4), math.nan)), "NaN or infinite values"),

@@ -17,6 +17,17 @@ class NotEnoughMemory(SleaveError):
     """What was asked for would not fit into the memory that is free."""
 
 
+def check_one_of(name: str, given: str, allowed: Iterable[str]) -> None:
+    """Refuse a word that is not among those allowed.
+
+    Raises:
+        SleaveError: it is not.
+    """
+    names = list(allowed)
+    if given not in names:
+        raise SleaveError(f"`{name}` (= {given!r}) must be one of {', '.join(map(repr, names))}.")
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """A sentence that suggests the allowed name nearest to a mistaken one, or lists what is allowed."""
     names = sorted(allowed)

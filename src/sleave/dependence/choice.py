@@ -15,7 +15,7 @@ from sleave.base.errors import SleaveError
 from sleave.dependence.codes import Codes, few_coactivations
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.mutual_information import Estimation, mutual_information
-from sleave.dependence.pairs import Pairs, top_count
+from sleave.dependence.pairs import Pairs, check_coactivations, top_count
 from sleave.dependence.selection import most_to_walk, top_pairs
 from sleave.dependence.window import Window
 
@@ -36,11 +36,7 @@ class Criterion(ABC):
 
     def __post_init__(self) -> None:
         top_count(self.top, 2)
-        if self.min_coactivations < 0 or not self.shrinkage >= 0:
-            raise SleaveError(
-                f"`min_coactivations` (= {self.min_coactivations}) and `shrinkage` (= {self.shrinkage}) must not be "
-                "negative."
-            )
+        check_coactivations(self.min_coactivations, self.shrinkage)
 
     @abstractmethod
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:

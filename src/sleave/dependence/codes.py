@@ -83,9 +83,15 @@ class Codes:
 
     @staticmethod
     def cat(parts: Sequence[Codes]) -> Codes:
-        """The rows of several batches, one after the other."""
+        """The rows of several batches, one after the other.
+
+        Raises:
+            SleaveError: they differ in width.
+        """
         if len(parts) == 1:
             return parts[0]
+        if len(widths := sorted({part.d_sae for part in parts})) > 1:
+            raise SleaveError(f"Batches of {' and '.join(map(str, widths))} features; all must be of one autoencoder.")
         offset, starts = 0, [parts[0].start[:1]]
         for part in parts:
             starts.append(part.start[1:] + offset)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import SleaveError, check_one_of
 from sleave.dependence.pairs import chunks
 
 Measure = Literal["cosine", "pearson"]
@@ -24,8 +24,7 @@ def check_measure(measure: str) -> Measure:
     Raises:
         SleaveError: there is none.
     """
-    if measure not in get_args(Measure):
-        raise SleaveError(f"`measure` (= {measure!r}) must be one of {', '.join(map(repr, get_args(Measure)))}.")
+    check_one_of("measure", measure, get_args(Measure))
     return cast(Measure, measure)
 
 
@@ -48,9 +47,7 @@ def unit_columns(
     """
     if acts.ndim != 2:
         raise SleaveError(f"`acts` has shape {tuple(acts.shape)}; it must be (batch, d_sae).")
-    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
-    # A copy always: transposing a single row or column would only be a view of the codes, and they must not change.
-    columns = acts.detach().t().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+    columns = copied_columns(acts)
     norms = torch.linalg.vector_norm(columns, dim=1)
     if not bool(torch.isfinite(norms).all()):
         bad = int((~torch.isfinite(norms)).sum())
@@ -66,6 +63,15 @@ def unit_columns(
         norms = torch.where(centred > 1e-6 * norms, centred, 0)
     inverse = torch.where(norms > 0, 1 / norms, 0)
     return columns.mul_(inverse[:, None]), inverse
+
+
+def copied_columns(acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "d_sae batch"]:
+    """Feature columns, in float64 if the codes are and in float32 otherwise; a copy, which may be changed.
+
+    Asked for as one, since transposing a single row or column would only be a view.
+    """
+    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
+    return acts.detach().t().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
 
 
 def pair_correlation(

@@ -16,12 +16,12 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.dependence import kernels
-from sleave.dependence.atoms import Atoms, phi
+from sleave.dependence.atoms import Atoms, num_bins, phi
 from sleave.dependence.coactivation import listed, slots
 from sleave.dependence.compiled import compiled
 from sleave.dependence.pairs import num_pairs
@@ -52,10 +52,10 @@ def information_scores(atoms: Atoms, baseline: Baseline) -> PairScores:
         raise SleaveError(
             f"`acts` has {codes.rows} row; mutual information needs at least 2, and means little below 1000."
         )
-    listed = min(codes.coactivations, num_pairs(codes.d_sae)) * (3 if baseline == "shift" else 1)
+    most = min(codes.coactivations, num_pairs(codes.d_sae)) * (3 if baseline == "shift" else 1)
     check_memory(
-        BYTES * listed + 4.0 * codes.d_sae * atoms.width**2 * torch.get_num_threads(),
-        f"Up to {listed:,} pairs of {codes.d_sae:,} features that fire together",
+        BYTES * most + 4.0 * codes.d_sae * atoms.width**2 * torch.get_num_threads(),
+        f"Up to {most:,} pairs of {codes.d_sae:,} features that fire together",
         "Give fewer rows, or codes of which fewer fire.",
         codes.device,
     )
@@ -166,8 +166,8 @@ def _expected(atoms: Atoms) -> Float[Tensor, "groups groups"]:
     Reference: Vinh, Epps & Bailey 2010, "Information theoretic measures for clusterings comparison", Eq. (24a).
     """
     codes = atoms.codes
-    counts, first = _unique_with_place(codes.fired.cpu())
-    bins = atoms.num_bins.cpu()[first]
+    counts = codes.fired.cpu().unique()
+    bins = num_bins(counts, atoms.width)
     table = phi(codes.rows)
     small, large = counts // bins, -(-counts // bins)
     own = (bins - counts % bins) * table[small] + counts % bins * table[large] + table[codes.rows - counts]
@@ -176,13 +176,6 @@ def _expected(atoms: Atoms) -> Float[Tensor, "groups groups"]:
     place[sizes] = torch.arange(len(sizes))
     total: Tensor = compiled(kernels.expected_information, codes.rows, counts, bins, sizes, place, table, own)
     return (total / codes.rows + math.log(codes.rows)).to(codes.device)
-
-
-def _unique_with_place(x: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
-    """The different numbers, ascending, and where each is found."""
-    different, inverse = torch.unique(x, return_inverse=True)
-    place = torch.empty_like(different).scatter_(0, inverse, torch.arange(len(x)))
-    return different, place
 
 
 def _less(scores: PairScores, baseline: PairScores) -> PairScores:

@@ -29,7 +29,7 @@ from numba import get_num_threads
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import progress as progress_bar
 from sleave.dependence import kde_kernels
 from sleave.dependence.compiled import as_many_threads
@@ -60,9 +60,7 @@ def check_factor(factor: float) -> float:
 
 def check_scale(scale: str) -> BandwidthScale:
     """The bandwidth scale of that name; a SleaveError if there is none."""
-    if scale not in get_args(BandwidthScale):
-        allowed = ", ".join(map(repr, get_args(BandwidthScale)))
-        raise SleaveError(f"`bandwidth_scale` (= {scale!r}) must be one of {allowed}.")
+    check_one_of("bandwidth_scale", scale, get_args(BandwidthScale))
     return cast(BandwidthScale, scale)
 
 

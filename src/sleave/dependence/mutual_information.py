@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import SleaveError, check_one_of
 from sleave.dependence.atoms import MOST_BINS, cut
 from sleave.dependence.codes import Codes
 from sleave.dependence.information import Baseline, information_scores
@@ -29,9 +29,8 @@ class Estimation:
     bandwidth_scale: str = "absolute"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("estimator", Estimator), ("baseline", Baseline)):
-            if (given := getattr(self, name)) not in get_args(allowed):
-                raise SleaveError(f"`{name}` (= {given!r}) must be one of {', '.join(map(repr, get_args(allowed)))}.")
+        check_one_of("estimator", self.estimator, get_args(Estimator))
+        check_one_of("baseline", self.baseline, get_args(Baseline))
         if not 1 <= self.bins <= MOST_BINS:
             raise SleaveError(
                 f"`bins` (= {self.bins}) must be in 1..{MOST_BINS}: the most bins for a feature's active values."

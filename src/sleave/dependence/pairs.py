@@ -35,6 +35,11 @@ class Pairs:
         return int(torch.cat([self.i, self.j]).unique().numel())
 
     @cached_property
+    def width(self) -> int:
+        """One more than the largest feature that a pair names: no dictionary of theirs is narrower."""
+        return 1 + int(self.j.max()) if len(self) else 0
+
+    @cached_property
     def _both_ways(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         feature, partner = torch.cat([self.i, self.j]), torch.cat([self.j, self.i])
         order = argsort_unique((feature << 32) + partner)
@@ -63,7 +68,7 @@ class Pairs:
 
     def jaccard(self, other: Pairs) -> float:
         """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
-        width = 1 + max((int(p.j.max()) for p in (self, other) if len(p)), default=0)
+        width = max(self.width, other.width)
         a, b = self.i * width + self.j, other.i * width + other.j
         both = int(torch.isin(a, b).sum())
         either = len(self) + len(other) - both
@@ -73,6 +78,18 @@ class Pairs:
 def num_pairs(d_sae: int) -> int:
     """P = d_sae (d_sae - 1) / 2, the number of pairs, zeros included."""
     return d_sae * (d_sae - 1) // 2
+
+
+def check_coactivations(min_coactivations: int, shrinkage: float) -> None:
+    """Refuse negative numbers of rows.
+
+    Raises:
+        SleaveError: one is negative.
+    """
+    if min_coactivations < 0 or not shrinkage >= 0:
+        raise SleaveError(
+            f"`min_coactivations` (= {min_coactivations}) and `shrinkage` (= {shrinkage}) must not be negative."
+        )
 
 
 def top_count(top: float, d_sae: int) -> int:

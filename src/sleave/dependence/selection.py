@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
 from sleave.dependence.coactivation import dots
 from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
-from sleave.dependence.pairs import Pairs, chunks, num_pairs, sorted_pairs, top_count, unrank
+from sleave.dependence.pairs import Pairs, check_coactivations, chunks, num_pairs, sorted_pairs, top_count, unrank
 from sleave.dependence.scores import check_memory, unlisted
 
 TILE = 1024
@@ -66,10 +65,7 @@ def top_pairs(
     Reference: *Top-k feature decorrelation*, Eq. (5).
     """
     count = top_count(top, acts.d_sae if isinstance(acts, Codes) else acts.shape[-1])
-    if min_coactivations < 0 or not shrinkage >= 0:
-        raise SleaveError(
-            f"`min_coactivations` (= {min_coactivations}) and `shrinkage` (= {shrinkage}) must not be negative."
-        )
+    check_coactivations(min_coactivations, shrinkage)
     if isinstance(acts, Codes):
         if (fires is None or fires is acts) and coactivations_are_few(acts):
             return _from_coactivations(acts, count, measure, min_coactivations, shrinkage)

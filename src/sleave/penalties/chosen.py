@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import check_one_of
 from sleave.dependence.choice import Criterion, PairChooser
 from sleave.dependence.correlation import check_measure
 from sleave.dependence.pairs import Pairs
@@ -73,9 +73,7 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         measure: str,
     ) -> None:
         super().__init__(criterion, weight, refresh, window, compare)
-        if normalization not in get_args(Normalization):
-            allowed = ", ".join(map(repr, get_args(Normalization)))
-            raise SleaveError(f"`normalization` (= {normalization!r}) must be one of {allowed}.")
+        check_one_of("normalization", normalization, get_args(Normalization))
         self.normalization = normalization
         self.measure = check_measure(measure)
 

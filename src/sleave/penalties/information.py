@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import check_one_of
 from sleave.dependence.choice import ByInformation
 from sleave.dependence.kde import kde_pairs
 from sleave.dependence.mutual_information import Estimation
@@ -54,9 +54,7 @@ class InformationPenalty(ChosenPairsPenalty):
     ) -> None:
         estimation = Estimation("kde", bandwidth_factor=bandwidth_factor, bandwidth_scale=bandwidth_scale)
         super().__init__(ByInformation(top, min_coactivations, shrinkage, estimation), weight, refresh, window, compare)
-        if weighting not in get_args(Weighting):
-            allowed = ", ".join(map(repr, get_args(Weighting)))
-            raise SleaveError(f"`weighting` (= {weighting!r}) must be one of {allowed}.")
+        check_one_of("weighting", weighting, get_args(Weighting))
         self.estimation = estimation
         self.weighting = weighting
         self._information = math.nan

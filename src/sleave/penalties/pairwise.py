@@ -19,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sleave.base.errors import SleaveError
+from sleave.base.errors import SleaveError, check_one_of
 from sleave.dependence.codes import Codes, few_coactivations
 from sleave.dependence.compiled import compiled
-from sleave.dependence.correlation import pair_correlation, unit_columns
+from sleave.dependence.correlation import copied_columns, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs
 from sleave.penalties import kernels
 
@@ -52,10 +52,17 @@ def pair_penalty(
         way: how it is computed, by default what takes the least work; it does not change the result, but that under
             autocast `dense` runs in its dtype.
 
+    Raises:
+        SleaveError: another measure, or pairs of a wider dictionary.
+
     Reference: *Top-k feature decorrelation*, the last term of Eq. (7); *MI-Ortho*, the last term of Eq. (11).
     """
-    if measure not in get_args(Strength):
-        raise SleaveError(f"`measure` (= {measure!r}) must be one of {', '.join(map(repr, get_args(Strength)))}.")
+    check_one_of("measure", measure, get_args(Strength))
+    if pairs is not None and pairs.width > acts.shape[1]:
+        raise SleaveError(
+            f"`acts` has {acts.shape[1]} features, but a chosen pair names feature {pairs.width - 1}. "
+            "Use a penalty for one autoencoder only."
+        )
     if pairs is not None and weight is None:
         weight = torch.ones_like(pairs.score)
     result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way)
@@ -112,8 +119,7 @@ def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
     """Scaled columns (d_sae, batch), and what they were multiplied by."""
     if measure != "dot":
         return unit_columns(acts, measure)
-    dtype = torch.float64 if acts.dtype == torch.float64 else torch.float32
-    columns = acts.detach().t().to(dtype=dtype, copy=True, memory_format=torch.contiguous_format)
+    columns = copied_columns(acts)
     return columns, columns.new_ones(len(columns))
 
 
