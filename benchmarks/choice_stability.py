@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 
 from sleave import jobs
-from sleave.autoencoder.saving import load
 from sleave.base.environment import environment
 from sleave.base.progress import progress
-from sleave.dependence.codes import Codes
+from sleave.codes.codes import Codes
 from sleave.dependence.correlation import Measure
 from sleave.dependence.mutual_information import mutual_information
 from sleave.dependence.pairs import Pairs
 from sleave.dependence.selection import top_pairs
+from sleave.interop.sae_lens import load
 from sleave.recipe import recipe_from
 from sleave.training.run import RunDirectory
 

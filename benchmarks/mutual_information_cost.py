@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.environment import environment
 from sleave.dependence.kde import kde_dense
 from sleave.dependence.mutual_information import Estimation, mutual_information
@@ -145,7 +145,7 @@ def repeated(step: Callable[[], object], count: int) -> Callable[[], object]:
 
 
 def stepper(x: torch.Tensor, d_sae: int, active: int, penalty: MIOrtho | None) -> Callable[[], object]:
-    sae = SparseAutoencoder(x.shape[1], d_sae)
+    sae = ReLUAutoencoder(x.shape[1], d_sae)
     with torch.no_grad():
         sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(d_sae, x.shape[1]), dim=1))
         sae.W_enc.copy_(sae.W_dec.t())

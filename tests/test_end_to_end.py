@@ -10,9 +10,9 @@ import torch
 
 from sleave import jobs
 from sleave.activations.store import Store
-from sleave.autoencoder.model import SparseAutoencoder
-from sleave.autoencoder.saving import load
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.files import load_tensors
+from sleave.interop.sae_lens import load
 from sleave.recipe import Recipe, merged, recipe_from
 
 
@@ -61,7 +61,7 @@ def test_gemma_to_saelens(tmp_path_factory, tmp_path, scaling):
 
         # What was trained, from the checkpoint, on scaled rows: the same codes, in units of its decoder's raw norms.
         tensors, _ = load_tensors(run.checkpoint_file)
-        trained = SparseAutoencoder(640, 128).requires_grad_(False)
+        trained = ReLUAutoencoder(640, 128).requires_grad_(False)
         trained.load_state_dict({n: tensors[f"sae.{n}"] for n in ("W_enc", "b_enc", "W_dec", "b_dec")})
         scaled = run.scaling()
         codes = trained.encode(scaled.apply(x))

@@ -19,7 +19,7 @@ def snippets() -> list[str]:
 
 def test_the_penalty_in_a_training_loop():
     """The first snippet, with an autoencoder and batches of the reader's."""
-    sae = sleave.SparseAutoencoder(6, 40)
+    sae = sleave.ReLUAutoencoder(6, 40)
     for p in sae.parameters():
         torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
     batches = [torch.randn(50, 6, generator=torch.Generator().manual_seed(n)) for n in range(2)]

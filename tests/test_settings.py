@@ -72,7 +72,7 @@ def test_all_mistakes_at_once():
             {"constraint": {"kind": "full", "weight": "x"}},
             "`constraint.weight` (= 'x'): Input should be a valid number",
         ),
-        ({"sparsity": {"kind": "l0"}}, "`sparsity.kind` (= 'l0'): Input should be 'l1'."),
+        ({"buffer": {"scaling": "l0"}}, "`buffer.scaling` (= 'l0'): Input should be "),
         ({"training": 3}, "`training` (= 3): Input should be a valid dictionary"),
         ({"training": {"steps": 1.5}}, "`training.steps` (= 1.5): Input should be a valid integer"),
         ({"optimizer": {"lr": float("nan")}}, "`optimizer.lr` (= nan): Input should be a finite number."),

@@ -23,15 +23,22 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sleave.activations.scaling import Scaling
     from sleave.activations.store import Store
+    from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
+    from sleave.autoencoder.folding import fold
+    from sleave.autoencoder.gated import GatedAutoencoder
+    from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
+    from sleave.autoencoder.matryoshka import MatryoshkaAutoencoder
     from sleave.autoencoder.model import SparseAutoencoder
-    from sleave.autoencoder.saving import fold, load, save
+    from sleave.autoencoder.relu import ReLUAutoencoder
+    from sleave.autoencoder.topk import TopKAutoencoder
     from sleave.base.errors import SleaveError
-    from sleave.dependence.codes import Codes
+    from sleave.codes.codes import Codes
     from sleave.dependence.mutual_information import Estimation, mutual_information
     from sleave.dependence.pairs import Pairs
     from sleave.dependence.scores import PairScores
     from sleave.dependence.selection import top_pairs
     from sleave.evaluation.evaluate import evaluate_rows
+    from sleave.interop.sae_lens import load, save
     from sleave.jobs import evaluate, harvest, train
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.information import InformationPenalty
@@ -42,15 +49,20 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
-    "Codes": "dependence.codes",
+    "BatchTopKAutoencoder": "autoencoder.batch_topk",
+    "Codes": "codes.codes",
     "Estimation": "dependence.mutual_information",
     "FullOrthogonality": "penalties.orthogonality",
+    "GatedAutoencoder": "autoencoder.gated",
     "GradientOrthogonality": "penalties.guided",
     "InformationPenalty": "penalties.information",
+    "JumpReLUAutoencoder": "autoencoder.jumprelu",
     "MIOrtho": "penalties.guided",
+    "MatryoshkaAutoencoder": "autoencoder.matryoshka",
     "PairScores": "dependence.scores",
     "Pairs": "dependence.pairs",
     "Penalty": "penalties.penalty",
+    "ReLUAutoencoder": "autoencoder.relu",
     "Recipe": "recipe",
     "RunDirectory": "training.run",
     "Scaling": "activations.scaling",
@@ -59,28 +71,34 @@ _HOME = {
     "SparseAutoencoder": "autoencoder.model",
     "Store": "activations.store",
     "TemporalOrthogonality": "penalties.guided",
+    "TopKAutoencoder": "autoencoder.topk",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
-    "fold": "autoencoder.saving",
+    "fold": "autoencoder.folding",
     "harvest": "jobs",
-    "load": "autoencoder.saving",
+    "load": "interop.sae_lens",
     "load_recipe": "recipe",
     "mutual_information": "dependence.mutual_information",
-    "save": "autoencoder.saving",
+    "save": "interop.sae_lens",
     "top_pairs": "dependence.selection",
     "train": "jobs",
 }
 
 __all__ = [
+    "BatchTopKAutoencoder",
     "Codes",
     "Estimation",
     "FullOrthogonality",
+    "GatedAutoencoder",
     "GradientOrthogonality",
     "InformationPenalty",
+    "JumpReLUAutoencoder",
     "MIOrtho",
+    "MatryoshkaAutoencoder",
     "PairScores",
     "Pairs",
     "Penalty",
+    "ReLUAutoencoder",
     "Recipe",
     "RunDirectory",
     "Scaling",
@@ -89,6 +107,7 @@ __all__ = [
     "SparseAutoencoder",
     "Store",
     "TemporalOrthogonality",
+    "TopKAutoencoder",
     "evaluate",
     "evaluate_rows",
     "fold",

@@ -13,13 +13,13 @@ from torch import Tensor
 from sleave.activations.manifest import refuse_another_harvest
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
-from sleave.autoencoder.saving import load
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.evaluation.overlap import Overlap
 from sleave.evaluation.overlap import overlap as overlap_of
+from sleave.interop.sae_lens import load
 from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory

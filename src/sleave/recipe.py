@@ -9,12 +9,16 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from sleave.activations.settings import BufferSettings
+from sleave.autoencoder.settings import CommonAutoencoderSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
 from sleave.evaluation.settings import EvaluationSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
 from sleave.training.settings import RunSettings
+
+# What stays of a section whose `kind` is changed: its other values were meant for another kind.
+KEPT = {"constraint": frozenset[str](), "autoencoder": frozenset(CommonAutoencoderSettings.model_fields)}
 
 
 class Recipe(RunSettings):
@@ -50,7 +54,8 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Args:
         path: the TOML file.
         overrides: nested values that replace the file's. When the constraint's `kind` changes, its section begins
-            from that kind's defaults, since the file's other values were meant for another kind.
+            from that kind's defaults, since the file's other values were meant for another kind; when the
+            autoencoder's does, what every kind has stays.
 
     Raises:
         SleaveError: the file is missing or not TOML; or lists all mistakes in it, each with its key path.
@@ -86,8 +91,8 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         section = result.get(key)
         if not isinstance(value, Mapping) or not isinstance(section, Mapping):
             result[key] = value
-        elif key == "constraint" and value.get("kind", section.get("kind")) != section.get("kind"):
-            result[key] = dict(value)
+        elif key in KEPT and value.get("kind", section.get("kind")) != section.get("kind"):
+            result[key] = {name: kept for name, kept in section.items() if name in KEPT[key]} | dict(value)
         else:
             result[key] = {**section, **value}
     return result

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import dropout
 
 from sleave.autoencoder.batch_norm import BatchNorm
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
 
 D_IN = 6
@@ -93,7 +93,7 @@ def test_too_few_rows(ours, count):
 
 
 def test_the_decoder_reads_dropped_codes_in_training_only():
-    sae = SparseAutoencoder(D_IN, 4, dropout=0.3).requires_grad_(False)
+    sae = ReLUAutoencoder(D_IN, 4, dropout=0.3).requires_grad_(False)
     sae.W_enc.normal_(generator=torch.Generator().manual_seed(0))
     sae.W_dec.copy_(sae.W_enc.T)
     x = rows(1)
@@ -111,11 +111,11 @@ def test_the_decoder_reads_dropped_codes_in_training_only():
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_cannot_be_dropped(share):
     with pytest.raises(SleaveError, match=r"`dropout` \(= .*\) must be at least 0 and below 1"):
-        SparseAutoencoder(D_IN, 4, dropout=share)
+        ReLUAutoencoder(D_IN, 4, dropout=share)
 
 
 def test_without_them_nothing_is_added():
-    sae = SparseAutoencoder(D_IN, 4)
+    sae = ReLUAutoencoder(D_IN, 4)
     assert list(sae.state_dict()) == ["W_enc", "b_enc", "W_dec", "b_dec"]
     state = torch.get_rng_state()
     sae(rows(1))

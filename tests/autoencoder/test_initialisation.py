@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sleave.autoencoder.initialisation import initial_autoencoder
-from sleave.autoencoder.settings import AutoencoderSettings
+from sleave.autoencoder.settings import ReLUSettings
 
 
 def sample(rows=4000, d_in=16):
@@ -11,7 +11,7 @@ def sample(rows=4000, d_in=16):
 
 
 def begin(x, **settings):
-    sae = initial_autoencoder(AutoencoderSettings(**settings), x, torch.Generator().manual_seed(1))
+    sae = initial_autoencoder(ReLUSettings(**settings), x, torch.Generator().manual_seed(1))
     return sae.requires_grad_(False)
 
 
@@ -46,7 +46,7 @@ def test_random_directions_make_up_for_missing_points():
 
 
 def test_the_seed_decides():
-    other = initial_autoencoder(AutoencoderSettings(d_sae=40), sample(), torch.Generator().manual_seed(2)).W_dec
+    other = initial_autoencoder(ReLUSettings(d_sae=40), sample(), torch.Generator().manual_seed(2)).W_dec
     a, b = (begin(sample(), d_sae=40).W_dec for _ in range(2))
     assert torch.equal(a, b)
     assert not torch.equal(a, other)

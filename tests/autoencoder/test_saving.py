@@ -3,15 +3,16 @@ import json
 import pytest
 import torch
 
-from sleave.autoencoder.model import SparseAutoencoder
-from sleave.autoencoder.saving import fold, load, save
+from sleave.autoencoder.folding import fold
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
+from sleave.interop.sae_lens import load, save
 
 
 @pytest.fixture
 def sae():
     g = torch.Generator().manual_seed(0)
-    sae = SparseAutoencoder(12, 30)
+    sae = ReLUAutoencoder(12, 30)
     for p in sae.parameters():
         p.data = torch.randn(p.shape, generator=g)
     return sae.requires_grad_(False)
@@ -21,7 +22,7 @@ def sae():
 def normed(sae):
     """The same with batch norm that has seen rows, and dropout, in eval mode."""
     g = torch.Generator().manual_seed(2)
-    normed = SparseAutoencoder(12, 30, batch_norm=True, dropout=0.5).requires_grad_(False)
+    normed = ReLUAutoencoder(12, 30, batch_norm=True, dropout=0.5).requires_grad_(False)
     normed.load_state_dict(sae.state_dict(), strict=False)
     normed.batch_norm.gamma.copy_(1 + 0.3 * torch.randn(12, generator=g))
     normed.batch_norm.beta.copy_(torch.randn(12, generator=g))

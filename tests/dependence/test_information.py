@@ -14,9 +14,9 @@ from sklearn.metrics.cluster import contingency_matrix, expected_mutual_informat
 
 import sleave
 from sleave.base.errors import SleaveError
+from sleave.codes.codes import Codes
 from sleave.dependence import information
 from sleave.dependence.atoms import Atoms, cut, phi, reference_bins
-from sleave.dependence.codes import Codes
 from sleave.dependence.information import information_scores
 from sleave.dependence.scores import PairScores
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sleave.base.errors import SleaveError
+from sleave.codes.codes import Codes
 from sleave.dependence import selection
-from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import pair_correlation, unit_columns
 from sleave.dependence.selection import top_pairs
 from sleave.dependence.window import Window

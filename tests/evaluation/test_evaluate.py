@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sleave.activations.scaling import Scaling
-from sleave.autoencoder.model import SparseAutoencoder
-from sleave.autoencoder.saving import fold
+from sleave.autoencoder.folding import fold
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.evaluation import evaluate
 from sleave.evaluation.evaluate import evaluate_rows
@@ -18,7 +18,7 @@ D_IN, D_SAE = 6, 14
 def trained():
     """An autoencoder of scaled rows, with unit decoder rows, that reconstructs a little of them."""
     g = torch.Generator().manual_seed(3)
-    sae = SparseAutoencoder(D_IN, D_SAE)
+    sae = ReLUAutoencoder(D_IN, D_SAE)
     sae.W_dec.data = torch.nn.functional.normalize(torch.randn(D_SAE, D_IN, generator=g), dim=1)
     sae.W_enc.data = 0.6 * sae.W_dec.data.T
     sae.b_enc.data = torch.full((D_SAE,), -0.3)
@@ -76,7 +76,7 @@ def test_any_split_gives_the_same(cuts):
 def test_order_of_features_does_not_matter():
     sae, x = trained(), (rows() - rows().mean(0)) / 10
     order = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(0))
-    permuted = SparseAutoencoder(D_IN, D_SAE).requires_grad_(False)
+    permuted = ReLUAutoencoder(D_IN, D_SAE).requires_grad_(False)
     permuted.W_enc.copy_(sae.W_enc[:, order])
     permuted.b_enc.copy_(sae.b_enc[order])
     permuted.W_dec.copy_(sae.W_dec[order])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from toy_run import open_source, run_settings
 
-from sleave.autoencoder.model import SparseAutoencoder
-from sleave.autoencoder.saving import load
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
+from sleave.interop.sae_lens import load
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.training import loop
 from sleave.training.run import RunDirectory
@@ -24,7 +24,7 @@ BOTH = {"batch_norm": True, "dropout": 0.3}
 
 def stepper(regularisation, penalty=None, optimizer=None, **training):
     g = torch.Generator().manual_seed(0)
-    sae = SparseAutoencoder(D_IN, D_SAE, **regularisation)
+    sae = ReLUAutoencoder(D_IN, D_SAE, **regularisation)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         p = getattr(sae, name)
         p.data = torch.randn(p.shape, generator=g) * 0.5

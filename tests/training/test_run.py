@@ -9,8 +9,8 @@ import tomli_w
 import torch
 from toy_run import open_source, run_settings
 
-from sleave.autoencoder.saving import load
 from sleave.base.errors import SleaveError
+from sleave.interop.sae_lens import load
 from sleave.training.loop import train
 from sleave.training.run import RunDirectory
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.training.settings import OptimizerSettings, TrainingSettings
@@ -19,7 +19,7 @@ D_IN, D_SAE, ROWS = 5, 9, 16
 
 def random_sae(seed=0, d_in=D_IN, d_sae=D_SAE):
     g = torch.Generator().manual_seed(seed)
-    sae = SparseAutoencoder(d_in, d_sae)
+    sae = ReLUAutoencoder(d_in, d_sae)
     for name, p in sae.named_parameters():
         p.data = torch.randn(p.shape, generator=g) * (0.5 if name.startswith("W") else 0.1)
     sae.W_dec.data = torch.nn.functional.normalize(sae.W_dec.data, dim=1)
@@ -51,7 +51,7 @@ def assert_same_weights(a, b, **tolerance):
 
 
 def test_loss_terms_by_hand():
-    sae = SparseAutoencoder(3, 2)
+    sae = ReLUAutoencoder(3, 2)
     sae.W_enc.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     sae.b_enc.data = torch.tensor([0.0, -1.0])
     sae.W_dec.data = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

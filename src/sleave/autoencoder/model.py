@@ -1,27 +1,52 @@
-"""The sparse autoencoder: x -> codes -> x_hat."""
+"""The sparse autoencoder: x -> codes -> x_hat. What its architectures share."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from sleave.autoencoder.batch_norm import BatchNorm
 from sleave.base.errors import SleaveError
+from sleave.codes.codes import Codes
+from sleave.codes.products import times
 
 ACTIVE = 1e-6  # mean code above which a feature counts as active (Top-k feature decorrelation, 5.3)
 
 
-class SparseAutoencoder(nn.Module):
-    """f = ReLU(x W_enc + b_enc), x_hat = f W_dec + b_dec; in training perhaps with batch norm and dropout.
-
-    With batch norm, f = ReLU(BN(x) W_enc + b_enc), and x_hat still is of x. With dropout, `decode` reads, in training
-    mode, codes of which a random share is 0 and the others are divided by 1 - dropout. `encode` returns the codes
-    themselves, so that whatever is measured or penalised on codes is about what the encoder says: dropped codes would
-    make two features seem to fire together more rarely than they do. Saved files have neither (see `saving.fold`).
+@dataclass(frozen=True)
+class TrainingPass:
+    """What a batch of training rows gives.
 
     Attributes:
-        W_enc: (d_in, d_sae).
+        acts: (batch, d_sae) the codes.
+        x_hat: (batch, d_in) their reconstruction.
+        sparsity: what the loss has times `sparsity.weight`, mean over rows; None stands for the L1 norm of the codes.
+        auxiliary: what the architecture adds to the loss besides, mean over rows; None for nothing.
+        least: the smallest code that fired, for architectures that keep a running threshold.
+    """
+
+    acts: Tensor | Codes
+    x_hat: Tensor
+    sparsity: Tensor | None = None
+    auxiliary: Tensor | None = None
+    least: Tensor | None = None
+
+
+class SparseAutoencoder(nn.Module, ABC):
+    """x_hat = f W_dec + b_dec, where each architecture has its own f = codes of x; perhaps with batch norm and dropout.
+
+    With batch norm, codes are those of BN(x), and x_hat still is of x. With dropout, `decode` reads, in training
+    mode, codes of which a random share is 0 and the others are divided by 1 - dropout. `encode` returns the codes
+    themselves, so that whatever is measured or penalised on codes is about what the encoder says: dropped codes would
+    make two features seem to fire together more rarely than they do. Saved files have neither (see `fold`).
+
+    Attributes:
+        W_enc: (d_in, d_sae); each feature's column is contiguous in memory.
         b_enc: (d_sae,).
         W_dec: (d_sae, d_in); its rows are the features' directions.
         b_dec: (d_in,).
@@ -29,9 +54,12 @@ class SparseAutoencoder(nn.Module):
             where it keeps float32 accurate although a residual stream's mean can be many of its deviations.
         batch_norm: what the encoder's input goes through, or None.
         dropout: share of the codes that the decoder does not see, in training.
-
-    Reference: *Top-k feature decorrelation*, Eqs. (2), (3).
+        architecture: its name, as in settings.
+        scale_free: whether each feature's codes may be rescaled without changing which fire.
     """
+
+    architecture: ClassVar[str]
+    scale_free: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -47,7 +75,7 @@ class SparseAutoencoder(nn.Module):
             raise SleaveError(f"`d_in` (= {d_in}) and `d_sae` (= {d_sae}) must be at least 1.")
         if not 0 <= dropout < 1:
             raise SleaveError(f"`dropout` (= {dropout}) must be at least 0 and below 1.")
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).t())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -64,11 +92,27 @@ class SparseAutoencoder(nn.Module):
         return self.W_dec.shape[0]
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """The codes of some activations.
+        """The codes of some activations, densely.
 
         Raises:
             SleaveError: the width is not d_in, or batch norm is training and there is a single row.
         """
+        acts = self.codes(x.reshape(-1, x.shape[-1]))
+        return (acts.to_dense() if isinstance(acts, Codes) else acts).reshape(*x.shape[:-1], self.d_sae)
+
+    def codes(self, x: Float[Tensor, "batch d_in"]) -> Tensor | Codes:
+        """The codes of some rows, in the form that this architecture has them: dense, or of what fires.
+
+        Raises:
+            SleaveError: as `encode`.
+        """
+        return self._codes(self._encoder_input(x))
+
+    @abstractmethod
+    def _codes(self, x: Tensor) -> Tensor | Codes:
+        """The codes of what the encoder reads."""
+
+    def _encoder_input(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.d_in:
             raise SleaveError(
                 f"`x` has width {x.shape[-1]}, but this autoencoder reads width {self.d_in}. "
@@ -76,11 +120,9 @@ class SparseAutoencoder(nn.Module):
             )
         if self.apply_b_dec_to_input:
             x = x - self.b_dec
-        if self.batch_norm is not None:
-            x = self.batch_norm(x)
-        return torch.relu(x @ self.W_enc + self.b_enc)
+        return x if self.batch_norm is None else self.batch_norm(x)
 
-    def decode(self, acts: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+    def decode(self, acts: Float[Tensor, "*batch d_sae"] | Codes) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction from codes; in training mode, from those that dropout leaves.
 
         Raises:
@@ -88,8 +130,42 @@ class SparseAutoencoder(nn.Module):
         """
         if acts.shape[-1] != self.d_sae:
             raise SleaveError(f"`acts` has width {acts.shape[-1]}, but this autoencoder has d_sae = {self.d_sae}.")
+        if isinstance(acts, Codes):
+            value = nn.functional.dropout(acts.value, self.dropout, self.training)
+            return times(acts.with_value(value), self.W_dec) + self.b_dec
         return nn.functional.dropout(acts, self.dropout, self.training) @ self.W_dec + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction of some activations."""
-        return self.decode(self.encode(x))
+        acts = self.codes(x.reshape(-1, x.shape[-1]))
+        return self.decode(acts).reshape(x.shape)
+
+    def training_pass(self, x: Float[Tensor, "batch d_in"], dead: Bool[Tensor, " d_sae"] | None = None) -> TrainingPass:
+        """Codes, reconstruction and what the architecture adds to the loss.
+
+        Args:
+            x: scaled training rows.
+            dead: which features count as dead, for architectures that revive them.
+        """
+        acts = self.codes(x)
+        return TrainingPass(acts, self.decode(acts))
+
+    @torch.no_grad()
+    def track(self, x: Float[Tensor, "batch d_in"], least: Tensor | None) -> None:
+        """Once a step: move what runs along with training (batch norm's statistics, a threshold).
+
+        Args:
+            x: the whole batch.
+            least: the mean over its parts of `TrainingPass.least`.
+        """
+        if self.batch_norm is not None:
+            self.batch_norm.track(x)
+
+    @abstractmethod
+    def folded(self, shift: Float64[Tensor, " d_sae"], factor: Float64[Tensor, " d_sae"]) -> SparseAutoencoder:
+        """What `fold` makes of this architecture: a new one with its own numbers set, and the common ones not yet.
+
+        Args:
+            shift: what has been added to the product x W_enc, to make up for another origin of x.
+            factor: what each feature's codes are then times.
+        """

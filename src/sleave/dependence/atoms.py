@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from sleave.codes.codes import Codes
+from sleave.codes.compiled import compiled
 from sleave.dependence import kernels
-from sleave.dependence.codes import Codes
-from sleave.dependence.compiled import compiled
 
 MOST_BINS = 64
 

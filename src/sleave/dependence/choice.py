@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.codes import Codes, few_coactivations
+from sleave.codes.codes import Codes, few_coactivations
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.mutual_information import Estimation, mutual_information
 from sleave.dependence.pairs import Pairs, check_coactivations, top_count

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sleave.codes.codes import Codes
+from sleave.codes.compiled import compiled
 from sleave.dependence import kernels
-from sleave.dependence.codes import Codes
-from sleave.dependence.compiled import compiled
 
 
 def dots(codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.codes.compiled import compiled
 from sleave.dependence import kernels
 from sleave.dependence.atoms import Atoms, num_bins, phi
 from sleave.dependence.coactivation import listed, slots
-from sleave.dependence.compiled import compiled
 from sleave.dependence.pairs import num_pairs
 from sleave.dependence.scores import PairScores, check_memory
 

@@ -31,8 +31,8 @@ from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import progress as progress_bar
+from sleave.codes.compiled import as_many_threads
 from sleave.dependence import kde_kernels
-from sleave.dependence.compiled import as_many_threads
 from sleave.dependence.kde_kernels import Floats, Ints
 from sleave.dependence.pairs import chunks, num_pairs
 

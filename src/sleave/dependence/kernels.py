@@ -22,53 +22,6 @@ def _popcount(typing_context, x):
     return types.uint64(types.uint64), generate
 
 
-@njit(parallel=True, cache=True)
-def count_nonzero(bits: Ints, magnitude: int) -> Ints:
-    """How many numbers of each row are not zero, by their bits without the sign."""
-    counts = np.zeros(bits.shape[0], np.int64)
-    for row in prange(bits.shape[0]):
-        count = 0
-        for i in range(bits.shape[1]):
-            count += (bits[row, i] & magnitude) != 0
-        counts[row] = count
-    return counts
-
-
-@njit(parallel=True, cache=True)
-def compress(acts: Floats) -> tuple[Ints, Ints, Floats]:
-    """Row starts, features and values of what is not zero in (batch, d_sae)."""
-    rows, d_sae = acts.shape
-    start = np.zeros(rows + 1, np.int64)
-    for row in prange(rows):
-        count = 0
-        for i in range(d_sae):
-            count += acts[row, i] != 0
-        start[row + 1] = count
-    for row in range(rows):
-        start[row + 1] += start[row]
-    feature = np.empty(start[rows], np.int64)
-    value = np.empty(start[rows], acts.dtype)
-    for row in prange(rows):
-        at = start[row]
-        for i in range(d_sae):
-            if acts[row, i] != 0:
-                feature[at] = i
-                value[at] = acts[row, i]
-                at += 1
-    return start, feature, value
-
-
-@njit(cache=True)
-def order_by_feature(feature: Ints, start: Ints) -> Ints:
-    """The stable order of entries by feature, given where each feature begins in it."""
-    at = start.copy()
-    order = np.empty(feature.size, np.int64)
-    for n in range(feature.size):
-        order[at[feature[n]]] = n
-        at[feature[n]] += 1
-    return order
-
-
 @njit(cache=True, inline="always")
 def _mixed(x):
     x = np.int64((x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sleave.base.errors import SleaveError, check_one_of
+from sleave.codes.codes import Codes
 from sleave.dependence.atoms import MOST_BINS, cut
-from sleave.dependence.codes import Codes
 from sleave.dependence.information import Baseline, information_scores
 from sleave.dependence.kde import FACTOR, check_factor, check_scale, kde_all_pairs
 from sleave.dependence.scores import PairScores, check_memory, with_every_pair

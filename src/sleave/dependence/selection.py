@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sleave.codes.codes import Codes
 from sleave.dependence.coactivation import dots
-from sleave.dependence.codes import Codes
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs, check_coactivations, chunks, num_pairs, sorted_pairs, top_count, unrank
 from sleave.dependence.scores import check_memory, unlisted

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.codes import Codes
+from sleave.codes.codes import Codes
 
 
 class Window:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.dependence.codes import Codes
+from sleave.codes.codes import Codes
 from sleave.dependence.mutual_information import mutual_information
 
 NOTICEABLE = 0.01  # nats

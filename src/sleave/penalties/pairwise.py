@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError, check_one_of
-from sleave.dependence.codes import Codes, few_coactivations
-from sleave.dependence.compiled import compiled
+from sleave.codes.codes import Codes, few_coactivations
+from sleave.codes.compiled import compiled
 from sleave.dependence.correlation import copied_columns, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs
 from sleave.penalties import kernels

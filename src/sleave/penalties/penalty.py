@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.codes.codes import Codes
 from sleave.dependence.pairs import Pairs
 
 
@@ -34,14 +35,14 @@ class Penalty(ABC):
     @abstractmethod
     def __call__(
         self,
-        acts: Float[Tensor, "batch d_sae"],
+        acts: Float[Tensor, "batch d_sae"] | Codes,
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
         """The penalty of a batch of codes.
 
         Args:
-            acts: the codes.
+            acts: the codes, dense or of what fires (`sleave.Codes`).
             W_dec: decoder directions, for penalties that look at them; may be left out for others.
             residual: x_hat - x, for penalties that look at the reconstruction's gradient; likewise.
         """

@@ -88,8 +88,9 @@ def _optimizer_tensors(stepper: Stepper) -> dict[str, Tensor]:
 
 def _restore_optimizer(stepper: Stepper, tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for n, name in enumerate(_parameters(stepper.sae)):
+    for n, (name, parameter) in enumerate(stepper.sae.named_parameters()):
         if parts := _under(tensors, f"optimizer.{name}."):
-            state[n] = parts
+            # Laid out as the parameter, which the fused optimizer relies on; files hold everything row by row.
+            state[n] = {k: torch.empty_like(parameter).copy_(t) if t.ndim else t for k, t in parts.items()}
     whole = stepper.optimizer.state_dict()
     stepper.optimizer.load_state_dict({**whole, "state": state})

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from sleave.activations.source import ActivationSource
+from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
 from sleave.autoencoder.model import ACTIVE
-from sleave.autoencoder.saving import fold, save
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
 from sleave.base.progress import progress, say
+from sleave.interop.sae_lens import save
 from sleave.penalties.penalty import Penalty
 from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from sleave.training.interruption import Interrupted, stop_on_signal
@@ -88,6 +89,7 @@ def _steps(
                     lr=lr,
                     sparsity_weight=settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps),
                     constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
+                    dead=done.since_fired >= settings.training.dead_after_tokens,
                 )
                 done.step += 1
                 done.rows += len(x)
@@ -110,8 +112,8 @@ def _steps(
 
 
 def _note(record: Mapping[str, float]) -> str:
-    sparsity = record["loss"] - record["mse"] - record["constraint"]
-    parts = f"{record['mse']:.4g} + {sparsity:.3g} sparsity + {record['constraint']:.3g} constraint"
+    names = ("sparsity", "auxiliary", "constraint")
+    parts = " + ".join([f"{record['mse']:.4g}", *(f"{record[n]:.3g} {n}" for n in names if n in record)])
     return f"loss {record['loss']:.4g} = {parts}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}"
 
 
@@ -124,10 +126,13 @@ def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: in
         "fvu": result.mse / max(result.variance, 1e-30),
         "l1": result.l1,
         "l0": float(result.fired.sum()) / result.rows,
+        "sparsity": result.sparsity,
         "constraint": result.constraint,
         "active": int((result.mean_act > ACTIVE).sum()),
         "dead": int((done.since_fired >= dead_after).sum()),
     }
+    if result.auxiliary:
+        record["auxiliary"] = result.auxiliary
     if stepper.scaler.is_enabled():
         record |= {"loss_scale": stepper.scaler.get_scale(), "updated": int(result.updated)}
     if stepper.penalty is not None:

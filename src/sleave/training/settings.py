@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sleave.autoencoder.settings import AutoencoderSettings
+from sleave.autoencoder.settings import AutoencoderSettings, TopKSettings
 from sleave.base.settings import DType, Settings
 from sleave.penalties.settings import ConstraintSettings, SelectiveConstraint
 
 
 class SparsitySettings(Settings):
-    """The term that keeps codes sparse."""
+    """The term that keeps codes sparse: the L1 norm of the codes, summed over d_sae and averaged over rows, for `relu`
+    (of the gate, for `gated`), the L0 norm for `jumprelu`. The other architectures have none: k says it."""
 
-    kind: Literal["l1"] = "l1"
-    """`l1`: weight times the sum of the codes over d_sae, averaged over rows."""
     weight: float = Field(default=0.04, ge=0)
-    """What the L1 norm is multiplied by (the paper's lambda_1)."""
+    """What the norm is multiplied by (the papers' lambda_1); nothing for `topk`, `batch_topk` and `matryoshka`."""
     warmup_steps: int = Field(default=0, ge=0)
     """The weight rises linearly from 0 over so many steps."""
 
@@ -67,9 +67,9 @@ class TrainingSettings(Settings):
     gradient_checkpointing: bool = False
     """Compute codes again in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile encoder and decoder with torch.compile (needs a C++ compiler)."""
+    """Compile encoder and decoder with torch.compile (needs a C++ compiler); only for `relu`, `jumprelu`, `gated`."""
     dead_after_tokens: int = Field(default=100_000, ge=1)
-    """A feature that has not fired in so many training rows counts as dead."""
+    """A feature that has not fired in so many training rows (tokens) counts as dead; AuxK then revives it."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Write a checkpoint every so many steps; one is also written on Ctrl-C, SIGTERM and at the end."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -83,8 +83,24 @@ class RunSettings(Settings):
     """Of initialisation and batches. The same seed on the same machine gives the same weights to the bit (on a CPU; a
     GPU adds up in no fixed order)."""
     autoencoder: AutoencoderSettings
+    """The dictionary."""
     sparsity: SparsitySettings = SparsitySettings()
     constraint: ConstraintSettings = SelectiveConstraint()
     """What keeps features apart."""
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @field_validator("autoencoder", mode="before")
+    @classmethod
+    def _kind_is_relu(cls, values: Any) -> Any:
+        """The kind may be left out."""
+        return {"kind": "relu", **values} if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _can_be_compiled(self) -> RunSettings:
+        if self.training.compile and isinstance(self.autoencoder, TopKSettings):
+            raise ValueError(
+                f"training.compile cannot be used with autoencoder.kind = {self.autoencoder.kind!r}, whose codes are "
+                "held as what fires; leave it out"
+            )
+        return self

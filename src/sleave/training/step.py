@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
 from sleave.base.settings import DType
+from sleave.codes.codes import Codes
 from sleave.penalties.penalty import Penalty
 from sleave.training.settings import OptimizerSettings, TrainingSettings
 
-Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+Forward = Callable[[Tensor, Tensor | None], TrainingPass]
 MAX_SKIPPED = 20  # float16 steps in a row whose gradient overflowed, before that is an error
 
 
@@ -30,8 +29,10 @@ class StepResult:
     Attributes:
         mse: squared error, summed over d_in, averaged over rows.
         l1: sum of the codes over d_sae, averaged over rows.
+        sparsity: the architecture's sparsity term, times its weight.
+        auxiliary: what else the architecture adds to the loss.
         constraint: the penalty, times its warm-up.
-        loss: mse + sparsity weight * l1 + constraint.
+        loss: mse + sparsity + auxiliary + constraint.
         variance: sum over d_in of the batch's variance; mse / variance is the FVU.
         rows: rows of the batch.
         fired: (d_sae,) on how many rows each feature fired.
@@ -41,6 +42,8 @@ class StepResult:
 
     mse: float
     l1: float
+    sparsity: float
+    auxiliary: float
     constraint: float
     loss: float
     variance: float
@@ -54,7 +57,7 @@ class Stepper:
     """Updates an autoencoder by one batch at a time.
 
     The loss is ||x_hat - x||^2 (sum over d_in, mean over rows) + sparsity_weight * ||f||_1 (sum over d_sae, mean over
-    rows) + constraint.
+    rows), or what the architecture has in its place, + what the architecture adds + constraint.
 
     Reference: *Top-k feature decorrelation*, Eq. (7).
     """
@@ -72,15 +75,26 @@ class Stepper:
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
-        self._forward: Forward = (
-            torch.compile(self._codes_and_reconstruction) if training.compile else (self._codes_and_reconstruction)
-        )
+        self._forward: Forward = torch.compile(sae.training_pass) if training.compile else sae.training_pass
         self.skipped = 0
 
     def step(
-        self, x: Float[Tensor, "batch d_in"], *, lr: float, sparsity_weight: float, constraint_scale: float = 1.0
+        self,
+        x: Float[Tensor, "batch d_in"],
+        *,
+        lr: float,
+        sparsity_weight: float,
+        constraint_scale: float = 1.0,
+        dead: Bool[Tensor, " d_sae"] | None = None,
     ) -> StepResult:
         """Update on one batch of scaled activations.
+
+        Args:
+            x: the rows.
+            lr: learning rate.
+            sparsity_weight: what the sparsity term is multiplied by.
+            constraint_scale: what the constraint is multiplied by, besides its weight.
+            dead: which features count as dead, for architectures that revive them.
 
         Raises:
             SleaveError: the loss is NaN or infinite (nothing was updated), or accumulation does not divide the batch,
@@ -93,46 +107,46 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        results = [self._accumulate(part, sparsity_weight, constraint_scale, parts) for part in x.chunk(parts)]
-        if self.sae.batch_norm is not None:
-            self.sae.batch_norm.track(x)
+        results = [self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)]
+        least = [part.least for part in results if part.least is not None]
+        self.sae.track(x, torch.stack(least).mean() if least else None)
         updated = self._update()
         return _merge(results, x, updated)
 
-    def _accumulate(self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int) -> StepResult:
-        acts, x_hat = self._autocast_forward(x)
-        residual = x_hat.float() - x
+    def _accumulate(
+        self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int, dead: Tensor | None
+    ) -> _Part:
+        given = self._autocast_pass(x, dead)
+        acts = given.acts
+        residual = given.x_hat.float() - x
         mse = residual.square().sum(dim=1).mean()
-        total = acts.sum(dim=0, dtype=torch.float32)
+        total = _feature_sums(acts)
         l1 = total.sum() / len(x)
-        constraint = torch.zeros((), device=self.device)
+        sparsity = sparsity_weight * (l1 if given.sparsity is None else given.sparsity)
+        zero = torch.zeros((), device=self.device)
+        auxiliary = zero if given.auxiliary is None else given.auxiliary
+        constraint = zero
         if self.penalty is not None and constraint_scale > 0:
             with self._autocast():
                 constraint = constraint_scale * self.penalty(acts, self.sae.W_dec, residual.detach())
-        loss = mse + sparsity_weight * l1 + constraint
-        values = torch.stack([mse, l1, constraint, loss]).detach()
+        loss = mse + sparsity + auxiliary + constraint
+        values = torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach()
         if not bool(torch.isfinite(values).all()):
-            names = ("reconstruction", "sparsity", "constraint", "loss")
+            names = ("reconstruction", "L1", "sparsity", "auxiliary", "constraint", "loss")
             shown = ", ".join(f"{n} {float(v):g}" for n, v in zip(names, values, strict=True))
             raise SleaveError(
                 f"The loss is not finite ({shown}). Nothing was updated. Lower optimizer.lr or the weight of the term "
                 "that blew up, check the activations' scaling, or use training.precision = 'bfloat16'."
             )
         self.scaler.scale(loss / parts).backward()
-        with torch.no_grad():
-            fired = (acts > 0).float().sum(dim=0)
-        mse, l1, constraint, loss = values.tolist()
-        return StepResult(mse, l1, constraint, loss, math.nan, len(x), fired, total.detach() / len(x), True)
+        fired = acts.fired.float() if isinstance(acts, Codes) else (acts.detach() > 0).float().sum(dim=0)
+        return _Part(values, fired, total.detach() / len(x), given.least)
 
-    def _codes_and_reconstruction(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        acts = self.sae.encode(x)
-        return acts, self.sae.decode(acts)
-
-    def _autocast_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _autocast_pass(self, x: Tensor, dead: Tensor | None) -> TrainingPass:
         with self._autocast():
             if not self.settings.gradient_checkpointing:
-                return self._forward(x)
-            result: tuple[Tensor, Tensor] = checkpoint(self._forward, x, use_reentrant=False)
+                return self._forward(x, dead)
+            result: TrainingPass = checkpoint(self._forward, x, dead, use_reentrant=False)
             return result
 
     def _autocast(self) -> torch.autocast:
@@ -172,18 +186,35 @@ def _optimizer(settings: OptimizerSettings, sae: SparseAutoencoder) -> torch.opt
     )
 
 
-def _merge(results: list[StepResult], x: Tensor, updated: bool) -> StepResult:
-    def mean(name: str) -> float:
-        return fmean(getattr(r, name) for r in results)
+@dataclass(frozen=True)
+class _Part:
+    """What one part of a batch measured: mse, l1, sparsity, auxiliary, constraint and loss in `values`."""
 
+    values: Tensor
+    fired: Tensor
+    mean_act: Tensor
+    least: Tensor | None
+
+
+def _merge(parts: list[_Part], x: Tensor, updated: bool) -> StepResult:
+    values = torch.stack([p.values for p in parts]).double().mean(dim=0)
+    mse, l1, sparsity, auxiliary, constraint, loss = values.tolist()
     return StepResult(
-        mse=mean("mse"),
-        l1=mean("l1"),
-        constraint=mean("constraint"),
-        loss=mean("loss"),
+        mse=mse,
+        l1=l1,
+        sparsity=sparsity,
+        auxiliary=auxiliary,
+        constraint=constraint,
+        loss=loss,
         variance=float(x.var(dim=0, correction=0).sum()),
         rows=len(x),
-        fired=torch.stack([r.fired for r in results]).sum(dim=0),
-        mean_act=torch.stack([r.mean_act for r in results]).mean(dim=0),
+        fired=torch.stack([p.fired for p in parts]).sum(dim=0),
+        mean_act=torch.stack([p.mean_act for p in parts]).mean(dim=0),
         updated=updated,
     )
+
+
+def _feature_sums(acts: Tensor | Codes) -> Tensor:
+    if isinstance(acts, Codes):
+        return acts.value.float().new_zeros(acts.d_sae).index_add_(0, acts.feature, acts.value.float())
+    return acts.sum(dim=0, dtype=torch.float32)

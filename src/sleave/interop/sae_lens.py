@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from sleave.autoencoder.gated import GatedAutoencoder
+from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.relu import ReLUAutoencoder
+from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.files import load_tensors, read_json, save_tensors, write_json
 
@@ -20,34 +23,6 @@ FORMAT_VERSION = (
     "6.54.12"  # of SAELens; without one, SAELens takes the file for its pre-6.0 layout and drops the metadata
 )
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
-
-
-@torch.no_grad()
-def fold(sae: SparseAutoencoder, shift: Float[Tensor, " d_in"], scale: Float[Tensor, " d_in"]) -> SparseAutoencoder:
-    """The autoencoder that does on raw x what `sae` does on (x - shift) * scale, with unit decoder rows.
-
-    Its reconstructions are those of `sae`, put back into raw units; its codes are those of `sae` times the norm that
-    the decoder row has in raw units. Batch norm is folded in as it is in eval mode. Computed in float64, stored in
-    float32.
-    """
-    W_enc, b_enc, W_dec, b_dec = (getattr(sae, name).detach().cpu().double() for name in NAMES)
-    shift, scale = shift.cpu().double(), scale.cpu().double()
-    if sae.batch_norm is not None:
-        factor, offset = sae.batch_norm.affine()
-        W_enc, b_enc = W_enc * factor[:, None], b_enc + offset @ W_enc
-    if sae.apply_b_dec_to_input:
-        b_enc = b_enc - b_dec @ W_enc
-    b_enc = b_enc - (shift * scale) @ W_enc
-    W_enc = W_enc * scale[:, None]
-    W_dec, b_dec = W_dec / scale, b_dec / scale + shift
-    norm = W_dec.norm(dim=1)
-    norm = torch.where(norm > 0, norm, 1)
-    W_enc, b_enc, W_dec = W_enc * norm, b_enc * norm, W_dec / norm[:, None]
-    folded = SparseAutoencoder(sae.d_in, sae.d_sae, apply_b_dec_to_input=True)
-    b_dec_stored = b_dec.float().double()  # the input is centred by what is stored, so b_enc must make up for that
-    for name, value in zip(NAMES, (W_enc, b_enc + b_dec_stored @ W_enc, W_dec, b_dec), strict=True):
-        getattr(folded, name).copy_(value)
-    return folded.requires_grad_(False)
 
 
 def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
@@ -60,8 +35,9 @@ def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None 
     """
     from sleave import __version__
 
+    architecture, own, tensors = _in_their_words(sae)
     config = {
-        "architecture": "standard",
+        "architecture": architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": "float32",
@@ -69,10 +45,29 @@ def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None 
         "apply_b_dec_to_input": sae.apply_b_dec_to_input,
         "normalize_activations": "none",
         "reshape_activations": "none",
+        **own,
         "metadata": {"sae_lens_version": FORMAT_VERSION, "sleave_version": __version__, **(metadata or {})},
     }
-    save_tensors(Path(path) / WEIGHTS, {name: getattr(sae, name).detach().float() for name in NAMES})
+    save_tensors(Path(path) / WEIGHTS, {name: t.detach().float() for name, t in tensors.items()})
     write_json(Path(path) / CONFIG, config)
+
+
+def _in_their_words(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """SAELens's name of the architecture, its own settings, and the tensors by SAELens's names."""
+    common: dict[str, Tensor] = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    match sae:
+        case ReLUAutoencoder():
+            return "standard", {}, common | {"b_enc": sae.b_enc}
+        case JumpReLUAutoencoder():
+            return "jumprelu", {}, common | {"b_enc": sae.b_enc, "threshold": sae.threshold}
+        case GatedAutoencoder():
+            return "gated", {}, common | {"b_gate": sae.b_enc, "r_mag": sae.r_mag, "b_mag": sae.b_mag}
+        case TopKAutoencoder():
+            return "topk", {"k": sae.k, "rescale_acts_by_decoder_norm": False}, common | {"b_enc": sae.b_enc}
+    raise SleaveError(
+        f"A {sae.architecture} autoencoder cannot be saved as it is: save sleave.fold(sae, shift, scale), which "
+        "has its threshold for inference."
+    )
 
 
 def load(path: str | Path) -> SparseAutoencoder:
@@ -108,7 +103,7 @@ def load(path: str | Path) -> SparseAutoencoder:
         raise SleaveError(f"`{folder / WEIGHTS}` has no {', '.join(missing)}; it holds {', '.join(sorted(tensors))}.")
     d_in, d_sae = config.get("d_in"), config.get("d_sae")
     width_in, width = tensors["W_enc"].shape
-    sae = SparseAutoencoder(width_in, width, bool(config.get("apply_b_dec_to_input", True)))
+    sae = ReLUAutoencoder(width_in, width, bool(config.get("apply_b_dec_to_input", True)))
     for name, parameter in sae.named_parameters():
         given = tuple(tensors[name].shape)
         if given != tuple(parameter.shape) or (sae.d_in, sae.d_sae) != (d_in, d_sae):
@@ -119,4 +114,4 @@ def load(path: str | Path) -> SparseAutoencoder:
         if not bool(torch.isfinite(tensors[name]).all()):
             raise SleaveError(f"`{folder / WEIGHTS}`: {name} holds NaN or infinite values.")
     sae.load_state_dict({name: tensors[name].float() for name in NAMES})
-    return sae.requires_grad_(False)
+    return sae.requires_grad_(False).eval()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.dependence import kernels
-from sleave.dependence.compiled import compiled
+from sleave.codes import kernels
+from sleave.codes.compiled import compiled
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Codes:
 
     @staticmethod
     def from_dense(acts: Tensor) -> Codes:
-        """Keep what is not zero in codes (batch, d_sae).
+        """Keep what is not zero in codes (batch, d_sae), without their gradient.
 
         Raises:
             SleaveError: not a matrix, fewer than two features, no rows, NaN or infinite values.
@@ -54,11 +54,13 @@ class Codes:
         if acts.device.type == "cpu":
             return _finite(Codes(acts.shape[1], *compiled(kernels.compress, acts.contiguous())))
         row, feature = acts.nonzero(as_tuple=True)
-        return _finite(Codes(acts.shape[1], _starts(row, len(acts)), feature, acts[row, feature]))
+        return _finite(Codes(acts.shape[1], row_starts(row, len(acts)), feature, acts[row, feature]))
 
     @staticmethod
     def from_topk(values: Tensor, indices: Tensor, d_sae: int) -> Codes:
         """Codes given as (batch, k) values and their features, as TopK autoencoders have them; zeros are dropped.
+
+        What is computed from them is differentiable in the values.
 
         Raises:
             SleaveError: the shapes differ, an index is outside [0, d_sae) or twice in a row, NaN or infinite values.
@@ -71,7 +73,7 @@ class Codes:
             )
         if d_sae < 2 or (indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < d_sae):
             raise SleaveError(f"`indices` must lie in [0, {d_sae}), with d_sae (= {d_sae}) at least 2.")
-        values = values.detach() if values.dtype == torch.float64 else values.detach().float()
+        values = values if values.dtype == torch.float64 else values.float()
         feature, order = indices.long().sort(dim=1)
         value = values.gather(1, order)
         active = value != 0
@@ -79,7 +81,7 @@ class Codes:
         feature = feature[active]
         if bool(((row[1:] == row[:-1]) & (feature[1:] == feature[:-1])).any()):
             raise SleaveError("`indices` names a feature twice in one row; each row must name a feature at most once.")
-        return _finite(Codes(d_sae, _starts(row, len(values)), feature, value[active]))
+        return _finite(Codes(d_sae, row_starts(row, len(values)), feature, value[active]))
 
     @staticmethod
     def cat(parts: Sequence[Codes]) -> Codes:
@@ -101,6 +103,27 @@ class Codes:
 
     def __repr__(self) -> str:
         return f"Codes({self.rows:,} rows, {self.d_sae:,} features, {self.value.numel():,} active)"
+
+    def with_value(self, value: Float[Tensor, " active"]) -> Codes:
+        """The same entries with other values (a zero among them still counts as one that fires)."""
+        other = Codes(self.d_sae, self.start, self.feature, value)
+        known = ("row", "fired", "by_feature", "coactivations")
+        other.__dict__.update({name: self.__dict__[name] for name in known if name in self.__dict__})
+        return other
+
+    def where(self, kept: Bool[Tensor, " active"]) -> Codes:
+        """Some of the entries."""
+        start = row_starts(self.row[kept], self.rows)
+        return Codes(self.d_sae, start, self.feature[kept], self.value[kept])
+
+    def detach(self) -> Codes:
+        """The same codes without their gradient."""
+        return self.with_value(self.value.detach())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(batch, d_sae)."""
+        return self.rows, self.d_sae
 
     @property
     def rows(self) -> int:
@@ -150,10 +173,13 @@ class Codes:
         return mean, torch.where(norm > 1e-6 * square.sqrt(), 1 / norm, 0)
 
     def to_dense(self) -> Float[Tensor, "batch d_sae"]:
-        """All batch * d_sae numbers."""
-        dense = self.value.new_zeros(self.rows, self.d_sae)
-        dense[self.row, self.feature] = self.value
-        return dense
+        """All batch * d_sae numbers; differentiable."""
+        return self.value.new_zeros(self.rows, self.d_sae).index_put((self.row, self.feature), self.value)
+
+
+def as_codes(acts: Tensor | Codes) -> Codes:
+    """What fires in codes of either kind, without their gradient."""
+    return acts.detach() if isinstance(acts, Codes) else Codes.from_dense(acts)
 
 
 def few_coactivations(acts: Tensor, most: float) -> Codes | None:
@@ -170,13 +196,14 @@ def few_coactivations(acts: Tensor, most: float) -> Codes | None:
     return Codes.from_dense(acts) if int((per_row * (per_row - 1)).sum()) <= 2 * most else None
 
 
-def _starts(row: Tensor, rows: int) -> Tensor:
+def row_starts(row: Int[Tensor, " active"], rows: int) -> Int[Tensor, " batch_plus_1"]:
+    """Where each of so many rows begins, given the row of each entry."""
     counts = torch.bincount(row, minlength=rows)
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _finite(codes: Codes) -> Codes:
-    finite = torch.isfinite(codes.value)
+    finite = torch.isfinite(codes.value.detach())
     if not bool(finite.all()):
         bad = int(codes.feature[~finite].unique().numel())
         raise SleaveError(

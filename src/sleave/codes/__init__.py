@@ -1,0 +1,1 @@
+"""Codes of a batch: dense, or only what fires; and the kernels that go through them."""

@@ -1,0 +1,104 @@
+"""The largest pre-activations of each row, or of a whole batch, without ever holding them all.
+
+Products are taken a few rows at a time, in the dtype of autocast where it is on, and decide what is kept; the numbers
+that are kept are then computed in float32, which costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sleave.codes import kernels
+from sleave.codes.codes import Codes, row_starts
+from sleave.codes.compiled import compiled
+from sleave.codes.products import entry_dots
+
+NUMBERS = 1 << 25  # pre-activations held at once
+
+
+@torch.no_grad()
+def largest_of_rows(
+    x: Float[Tensor, "batch d_in"], W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int
+) -> Codes:
+    """The k largest positive numbers in each row of x W_enc + b_enc; of equal ones, those of earlier features.
+
+    Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", Eq. (2), with the ReLU of section 2.3.
+    """
+    codes = Codes.cat([_largest_of_rows(pre, min(k, pre.shape[1])) for pre in _blocks(x, W_enc, b_enc)])
+    return _exact(codes, x, W_enc, b_enc)
+
+
+def _largest_of_rows(pre: Tensor, k: int) -> Codes:
+    if pre.device.type == "cpu":
+        column, count = compiled(kernels.largest_of_rows, pre.view(torch.int32), k)
+        kept = torch.arange(k) < count[:, None]
+    else:
+        value, order = pre.sort(dim=1, descending=True, stable=True)
+        column = torch.where(value[:, :k] > 0, order[:, :k], pre.shape[1]).sort(dim=1).values
+        kept = column < pre.shape[1]
+        count = kept.sum(dim=1)
+    start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    value = pre.gather(1, column.clamp(max=pre.shape[1] - 1))
+    return Codes(pre.shape[1], start, column[kept], value[kept])
+
+
+@torch.no_grad()
+def largest_of_batch(
+    x: Float[Tensor, "batch d_in"], W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], count: int
+) -> Codes:
+    """The `count` largest positive numbers of all of x W_enc + b_enc; of equal ones, those of earlier rows, features.
+
+    Reference: Bussmann, Leask & Nanda 2024, "BatchTopK Sparse Autoencoders", section 2.
+    """
+    kept: list[Codes] = []
+    floor = 0.0  # numbers up to here are not among the largest
+    for pre in _blocks(x, W_enc, b_enc):
+        kept.append(_above(pre, floor))
+        if sum(codes.value.numel() for codes in kept) > 2 * count:
+            whole = _first(Codes.cat(kept), count)
+            kept, floor = [whole], float(whole.value.min())
+    return _exact(_first(Codes.cat(kept), count), x, W_enc, b_enc)
+
+
+def _above(pre: Tensor, floor: float) -> Codes:
+    if pre.device.type == "cpu":
+        bits = int(torch.tensor(floor).view(torch.int32))
+        start, feature = compiled(kernels.above, pre.view(torch.int32), bits)
+        codes = Codes(pre.shape[1], start, feature, feature)
+        return codes.with_value(pre[codes.row, feature])
+    row, feature = (pre > floor).nonzero(as_tuple=True)
+    return Codes(pre.shape[1], row_starts(row, len(pre)), feature, pre[row, feature])
+
+
+def _first(codes: Codes, count: int) -> Codes:
+    """The largest so many entries; of equal ones, the first."""
+    if codes.value.numel() <= count:
+        return codes
+    least = codes.value.kthvalue(codes.value.numel() - count + 1).values
+    kept = codes.value > least
+    ties = (codes.value == least).nonzero().flatten()
+    kept[ties[: count - int(kept.sum())]] = True
+    return codes.where(kept)
+
+
+def _exact(codes: Codes, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Codes:
+    """The same codes with values of full precision, without those that then turn out not to be positive."""
+    with torch.autocast(x.device.type, enabled=False):
+        weight = W_enc.detach()
+        value = entry_dots(codes, x.detach().to(weight.dtype), weight.t()) + b_enc.detach()[codes.feature]
+    codes, positive = codes.with_value(value), value > 0
+    return codes if bool(positive.all()) else codes.where(positive)
+
+
+def _blocks(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[Tensor]:
+    """Pre-activations of a few rows at a time, float32."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+    with torch.autocast(device, enabled=False):
+        weight, bias = W_enc.detach().to(dtype), b_enc.detach().float()
+        for rows in x.detach().to(dtype).split(max(1, NUMBERS // W_enc.shape[1])):
+            yield (rows @ weight).float().add_(bias)

@@ -1,0 +1,1 @@
+"""Other libraries: their files, in and out, and their trainers."""
