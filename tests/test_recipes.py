@@ -232,7 +232,7 @@ def test_local_twins_differ_where_they_say(name):
     changed = {line.split("`")[1] for line in differences(paper, local)}
     allowed = {
         *("model.name", "model.layers", "corpus", "harvest.store", "harvest.max_tokens", "harvest.max_norm_ratio"),
-        *("buffer.scaling", "autoencoder.initialisation"),
+        *("buffer.scaling", "autoencoder.initialisation", "autoencoder.b_dec"),
         *(f"constraint.{key}" for key in ("weight", "warmup_steps", "compare", "normalization", "tau_max")),
         *(f"constraint.{key}" for key in ("estimator", "bins")),
     }

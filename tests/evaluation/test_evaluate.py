@@ -9,7 +9,7 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
-from sleave.evaluation import evaluate
+from sleave.evaluation import correlation
 from sleave.evaluation.evaluate import evaluate_rows
 
 D_IN, D_SAE = 6, 14
@@ -125,7 +125,8 @@ def test_wrong_width():
 
 
 def test_wide_dictionaries_go_without_the_correlation_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(evaluate, "WIDEST", D_SAE - 1)
+    monkeypatch.setattr(correlation, "WIDEST", D_SAE - 1)
+    monkeypatch.setattr(correlation, "coactivations_are_few", lambda codes: False)
     result = evaluate_rows(trained(), rows().split(100))
     assert result.correlation is None
     assert result.to_dict()["correlation"] is None

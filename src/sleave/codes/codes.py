@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -134,6 +134,10 @@ class Codes:
     def device(self) -> torch.device:
         return self.value.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.value.dtype
+
     @cached_property
     def row(self) -> Int[Tensor, " active"]:
         """The row of each entry."""
@@ -171,6 +175,25 @@ class Codes:
         off = zeros.index_add(0, self.feature, (value - mean[self.feature]).square())
         norm = (off + (self.rows - self.fired) * mean.square()).sqrt()
         return mean, torch.where(norm > 1e-6 * square.sqrt(), 1 / norm, 0)
+
+    def columns(self, features: Int[Tensor, " some"]) -> Float[Tensor, "batch some"]:
+        """The dense columns of some features, each named once; differentiable."""
+        place = torch.full((self.d_sae,), -1, device=self.device)
+        place[features] = torch.arange(len(features), device=self.device)
+        some = (place[self.feature] >= 0).nonzero().flatten()
+        return self.value.new_zeros(self.rows, len(features)).index_put(
+            (self.row[some], place[self.feature[some]]), self.value[some]
+        )
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def dense_blocks(self, size: int = 4096) -> Iterator[Float[Tensor, "rows d_sae"]]:
+        """The dense codes, some rows at a time."""
+        for first in range(0, self.rows, size):
+            start = self.start[first : first + size + 1]
+            inside = slice(int(start[0]), int(start[-1]))
+            yield Codes(self.d_sae, start - start[0], self.feature[inside], self.value[inside]).to_dense()
 
     def to_dense(self) -> Float[Tensor, "batch d_sae"]:
         """All batch * d_sae numbers; differentiable."""

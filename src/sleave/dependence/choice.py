@@ -114,12 +114,15 @@ class PairChooser:
 
     @torch.no_grad()
     def __call__(
-        self, acts: Float[Tensor, "batch d_sae"], gradient: Callable[[], Float[Tensor, "batch d_sae"]] | None = None
+        self,
+        acts: Float[Tensor, "batch d_sae"] | Codes,
+        gradient: Callable[[], Float[Tensor, "batch d_sae"]] | None = None,
     ) -> Pairs:
         """The pairs to push apart on this batch, chosen by its codes or by gradients, asked for when due."""
         phase = self._calls % self.refresh if self.refresh else self._calls
         due = phase == 0
         again = self.compare and phase == self._windows["signal"].length
+        acts = acts.detach()
         if due or again:
             chosen = self._choose(acts, acts if gradient is None else gradient())
             if due:
@@ -137,12 +140,12 @@ class PairChooser:
         window = self._windows["signal"].length
         return (self.refresh > 0 and self.refresh - phase < window) or (self.compare and phase < window)
 
-    def _remember(self, acts: Tensor, signal: Tensor) -> None:
+    def _remember(self, acts: Tensor | Codes, signal: Tensor | Codes) -> None:
         self._windows["signal"].push(signal)
         if signal is not acts:
             self._windows["fires"].push(acts)
 
-    def _choose(self, acts: Tensor, signal: Tensor) -> Pairs:
+    def _choose(self, acts: Tensor | Codes, signal: Tensor | Codes) -> Pairs:
         if self._windows["signal"].length == 1:
             return self.criterion.choose(signal, acts)
         self._remember(acts, signal)

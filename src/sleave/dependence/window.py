@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.codes.codes import Codes
+from sleave.codes.codes import Codes, as_codes
 
 
 class Window:
@@ -24,9 +24,9 @@ class Window:
         self.length = length
         self._batches: deque[Codes] = deque(maxlen=length)
 
-    def push(self, acts: Float[Tensor, "batch d_sae"]) -> None:
+    def push(self, acts: Float[Tensor, "batch d_sae"] | Codes) -> None:
         """Remember a batch; the oldest is forgotten."""
-        self._batches.append(Codes.from_dense(acts))
+        self._batches.append(as_codes(acts))
 
     def codes(self) -> Codes:
         """Every batch in the window, the last one last."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.autoencoder.model import ACTIVE
+from sleave.codes.codes import Codes, as_codes
 
 DENSE = 0.1  # share of rows
 
@@ -46,11 +47,14 @@ class CodeStatistics:
         self._fired = torch.zeros_like(self._norm)
         self._rows = 0
 
-    def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
+    def update(self, acts: Float[Tensor, "batch d_sae"] | Codes) -> None:
         """Add a batch."""
-        self._sum += acts.sum(dim=0, dtype=torch.float64)
-        self._fired += (acts > 0).sum(dim=0)
-        self._rows += len(acts)
+        if len(acts) == 0:
+            return
+        codes = as_codes(acts)
+        self._sum.index_add_(0, codes.feature, codes.value.double())
+        self._fired += codes.fired
+        self._rows += codes.rows
 
     def compute(self) -> CodesResult:
         """The result so far."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,10 +13,13 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.base.progress import say
+from sleave.codes.codes import as_codes
 from sleave.evaluation.codes import CodesResult, CodeStatistics
-from sleave.evaluation.correlation import WIDEST, Correlation, CorrelationResult
+from sleave.evaluation.correlation import Correlation, CorrelationResult
 from sleave.evaluation.information import Information, InformationResult
 from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,8 @@ class Evaluation:
         scaled: reconstruction in the units it was trained in.
         raw: reconstruction of the model's own activations, comparable with other tools'.
         codes: sparsity (L1 in the units it was trained in) and utilisation.
-        correlation: of the codes, which no scaling changes; None above d_sae = 16,384.
-        information: mutual information between codes; None for fewer than 2 rows or features, or if there is not the
-            memory for it (which is said).
+        correlation: of the codes, which no scaling changes; None if there is not the memory for it (which is said).
+        information: mutual information between codes; None for that reason too, or for fewer than 2 rows or features.
     """
 
     rows: int
@@ -63,33 +65,34 @@ def evaluate_rows(
     scaling = scaling or Scaling.identity(sae.d_in)
     raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
     codes = CodeStatistics((sae.W_dec * scaling.scale).norm(dim=1))
-    correlation = Correlation(sae.d_sae) if sae.d_sae <= WIDEST else None
-    information = Information()
+    correlation, information = Correlation(), Information()
     rows = 0
     for x in _up_to(batches, max_rows):
         if not bool(torch.isfinite(x).all()):
             raise SleaveError("The held-out activations hold NaN or infinite values; harvest them again.")
-        acts = sae.encode(x)
-        x_hat = sae.decode(acts)
+        if len(x) == 0:
+            continue
+        natural = sae.codes(x)
+        x_hat, acts = sae.decode(natural), as_codes(natural)
         raw.update(x, x_hat)
         scaled.update(scaling.apply(x), scaling.apply(x_hat))
         codes.update(acts)
         information.update(acts)
-        if correlation is not None:
-            correlation.update(acts)
+        correlation.update(acts)
         rows += len(x)
     if rows == 0:
         raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
-    correlated = None if correlation is None else correlation.compute()
-    informed = _informed(information) if rows >= 2 and sae.d_sae >= 2 else None
+    correlated = _unless_too_large("Correlation", correlation.compute)
+    enough = rows >= 2 and sae.d_sae >= 2
+    informed = _unless_too_large("Mutual information", information.compute) if enough else None
     return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated, informed)
 
 
-def _informed(information: Information) -> InformationResult | None:
+def _unless_too_large(name: str, compute: Callable[[], R]) -> R | None:
     try:
-        return information.compute()
+        return compute()
     except NotEnoughMemory as error:
-        say(f"Mutual information is left out. {error} (evaluation.max_rows)")
+        say(f"{name} is left out. {error} (evaluation.max_rows)")
         return None
 
 

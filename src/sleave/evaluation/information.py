@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.codes.codes import Codes
+from sleave.codes.codes import Codes, as_codes
 from sleave.dependence.mutual_information import mutual_information
 
 NOTICEABLE = 0.01  # nats
@@ -34,10 +34,10 @@ class Information:
     def __init__(self) -> None:
         self._codes: list[Codes] = []
 
-    def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
+    def update(self, acts: Float[Tensor, "batch d_sae"] | Codes) -> None:
         """Add a batch."""
         if len(acts):
-            self._codes.append(Codes.from_dense(acts))
+            self._codes.append(as_codes(acts))
 
     def compute(self) -> InformationResult:
         """The result so far."""

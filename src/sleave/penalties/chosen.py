@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import check_one_of
+from sleave.codes.codes import Codes
 from sleave.dependence.choice import Criterion, PairChooser
 from sleave.dependence.correlation import check_measure
 from sleave.dependence.pairs import Pairs
@@ -87,7 +88,7 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
 
     def __call__(
         self,
-        acts: Float[Tensor, "batch d_sae"],
+        acts: Float[Tensor, "batch d_sae"] | Codes,
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:

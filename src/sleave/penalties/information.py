@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import check_one_of
+from sleave.codes.codes import Codes
 from sleave.dependence.choice import ByInformation
 from sleave.dependence.kde import kde_pairs
 from sleave.dependence.mutual_information import Estimation
@@ -61,14 +62,19 @@ class InformationPenalty(ChosenPairsPenalty):
 
     def __call__(
         self,
-        acts: Float[Tensor, "batch d_sae"],
+        acts: Float[Tensor, "batch d_sae"] | Codes,
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
         pairs = self.chooser(acts)
         with torch.autocast(acts.device.type, enabled=False):
             bandwidth = (self.estimation.bandwidth_factor, self.estimation.bandwidth_scale)
-            information = kde_pairs(acts, pairs.i, pairs.j, *bandwidth)
+            if isinstance(acts, Codes):
+                features, index = torch.cat([pairs.i, pairs.j]).unique(return_inverse=True)
+                i, j = index.chunk(2)
+                information = kde_pairs(acts.columns(features), i, j, *bandwidth)
+            else:
+                information = kde_pairs(acts, pairs.i, pairs.j, *bandwidth)
             terms = information * information.detach() if self.weighting == "information" else information
             mean = terms.sum() / max(1, len(pairs))
             self._information = float(information.detach().sum()) / max(1, len(pairs))

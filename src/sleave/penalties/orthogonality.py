@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+from sleave.codes.codes import Codes
 from sleave.dependence.choice import ByCorrelation
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.pairs import Pairs, num_pairs
@@ -69,12 +70,12 @@ class FullOrthogonality(Penalty):
     def __init__(self, weight: float = 0.1, measure: Measure = "cosine") -> None:
         super().__init__(weight)
         self.measure = check_measure(measure)
-        self._acts: Tensor | None = None
+        self._acts: Tensor | Codes | None = None
         self._figures: dict[str, float] = {}
 
     def __call__(
         self,
-        acts: Float[Tensor, "batch d_sae"],
+        acts: Float[Tensor, "batch d_sae"] | Codes,
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:

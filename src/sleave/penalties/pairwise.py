@@ -22,8 +22,10 @@ from torch.autograd.function import once_differentiable
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.codes.codes import Codes, few_coactivations
 from sleave.codes.compiled import compiled
+from sleave.dependence.coactivation import dots
 from sleave.dependence.correlation import copied_columns, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs
+from sleave.dependence.selection import coactivations_are_few
 from sleave.penalties import kernels
 
 # `dot` is f_i.f_j itself, neither centred nor scaled: the form of MI-Ortho's Eq. (11).
@@ -36,7 +38,7 @@ COST = {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11}
 
 
 def pair_penalty(
-    acts: Float[Tensor, "batch d_sae"],
+    acts: Float[Tensor, "batch d_sae"] | Codes,
     pairs: Pairs | None,
     weight: Float[Tensor, " pairs"] | None = None,
     measure: str = "cosine",
@@ -45,12 +47,13 @@ def pair_penalty(
     """sum_T w_ij C_ij^2, differentiable in the codes (not in the weights).
 
     Args:
-        acts: the codes. Computed in float64 if they are, in float32 otherwise.
+        acts: the codes. Computed in float64 if they are, in float32 otherwise. Of `Codes`, what fires together is
+            walked, and their values get the gradient; where that would be more work, dense ones are made.
         pairs: T, each pair once; None for all P pairs.
         weight: one number per pair; 1 if absent.
         measure: what C is: `cosine`, `pearson`, or `dot` (f_i.f_j itself).
-        way: how it is computed, by default what takes the least work; it does not change the result, but that under
-            autocast `dense` runs in its dtype.
+        way: how it is computed from dense codes, by default what takes the least work; it does not change the result,
+            but that under autocast `dense` runs in its dtype.
 
     Raises:
         SleaveError: another measure, or pairs of a wider dictionary.
@@ -65,8 +68,31 @@ def pair_penalty(
         )
     if pairs is not None and weight is None:
         weight = torch.ones_like(pairs.score)
+    if isinstance(acts, Codes):
+        if pairs is None and measure != "pearson":  # only what fires together has C other than 0
+            pairs, weight = _together(acts), None
+        if pairs is not None and _walking_is_less_work(acts, pairs):
+            weight = torch.ones_like(pairs.score) if weight is None else weight
+            walked: Tensor = _CodesPenalty.apply(acts.value, acts, pairs, weight, measure)
+            return walked
+        acts = acts.to_dense()
     result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way)
     return result
+
+
+def _together(codes: Codes) -> Pairs | None:
+    """Every pair that fires together; None if there is a quicker way than listing them."""
+    if not coactivations_are_few(codes):
+        return None
+    i, j, _, dot = dots(codes.detach())
+    return Pairs(i, j, dot)
+
+
+def _walking_is_less_work(codes: Codes, pairs: Pairs) -> bool:
+    if codes.device.type != "cpu":
+        return False
+    dense = min(len(pairs) * codes.rows * COST["pairs"], codes.d_sae**2 * codes.rows * COST["dense"])
+    return 2 * codes.coactivations * COST["coactivations"] <= dense
 
 
 def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
@@ -113,6 +139,21 @@ class _PairPenalty(torch.autograd.Function):
         dense = torch.zeros(shape, dtype=dtype)
         dense.view(-1)[entries] = gradient.to(dtype)
         return dense, None, None, None, None
+
+
+class _CodesPenalty(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, codes: Codes, pairs: Pairs, weight: Tensor, measure: Strength) -> Tensor:
+        with torch.autocast(value.device.type, enabled=False):
+            total, gradient, _ = _over_coactivations(codes.with_value(value.detach()), pairs, weight, measure)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output, None, None, None, None
 
 
 def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
