@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
-from sleave.autoencoder.initialisation import initial_autoencoder
-from sleave.autoencoder.settings import ReLUSettings
+from sleave.autoencoder.initialisation import geometric_median, initial_autoencoder
+from sleave.autoencoder.settings import GatedSettings, ReLUSettings, TopKSettings
 
 
 def sample(rows=4000, d_in=16):
@@ -73,3 +75,42 @@ def test_batch_norm_begins_with_the_same_codes():
     centred = begin(x - x.mean(dim=0), d_sae=40, initialisation="random")
     random = begin(x, d_sae=40, initialisation="random", batch_norm=True).eval()
     torch.testing.assert_close(random.encode(x), centred.encode(x - x.mean(dim=0)), rtol=1e-4, atol=1e-3)
+
+
+def test_the_geometric_median_is_where_distances_add_up_to_the_least():
+    x = sample(300, 5).square()  # far from symmetric
+    ours = geometric_median(x, tolerance=1e-9, most=10_000)
+    rows = x.double().numpy()
+    found = minimize(
+        lambda m: np.linalg.norm(rows - m, axis=1).sum(), rows.mean(0), method="BFGS", options={"gtol": 1e-7}
+    )
+    torch.testing.assert_close(ours.double(), torch.from_numpy(found.x), rtol=1e-3, atol=1e-3)
+    assert float((ours - x.mean(0)).norm()) > 0.01 * float(x.norm(dim=1).mean())
+    line = torch.tensor([[0.0], [1.0], [5.0], [100.0], [7.0]])
+    torch.testing.assert_close(geometric_median(line, 1e-9, 10_000), torch.tensor([5.0]), atol=1e-2, rtol=0)
+    assert torch.equal(geometric_median(torch.ones(4, 2)), torch.ones(2))
+
+
+@pytest.mark.parametrize("b_dec", ["mean", "geometric_median", "zeros"])
+@pytest.mark.parametrize("initialisation", ["data", "random"])
+def test_b_dec_is_where_it_is_asked_to_be_and_the_encoder_makes_up_for_it(b_dec, initialisation):
+    x = sample()
+    sae = begin(x, d_sae=40, b_dec=b_dec, initialisation=initialisation)
+    wanted = {"mean": x.mean(0), "geometric_median": geometric_median(x), "zeros": torch.zeros(16)}[b_dec]
+    torch.testing.assert_close(sae.b_dec, wanted)
+    pre = x @ sae.W_enc + sae.b_enc
+    centred = (x - wanted) @ sae.W_dec.t()
+    offset = (pre - centred).mean(0)
+    torch.testing.assert_close(pre, centred + offset, rtol=1e-4, atol=1e-3)
+    if initialisation == "random":
+        torch.testing.assert_close(offset, torch.zeros(40), atol=1e-3, rtol=0)
+
+
+def test_every_architecture_begins_so():
+    x = sample()
+    relu = begin(x, d_sae=40)
+    gated = initial_autoencoder(GatedSettings(d_sae=40), x, torch.Generator().manual_seed(1)).requires_grad_(False)
+    torch.testing.assert_close(gated.encode(x), relu.encode(x))
+    topk = initial_autoencoder(TopKSettings(d_sae=40, k=3), x, torch.Generator().manual_seed(1)).requires_grad_(False)
+    torch.testing.assert_close(topk.b_dec, geometric_median(x))  # the field's default
+    assert ((topk.encode(x) > 0).sum(1) <= 3).all()

@@ -33,14 +33,21 @@ def largest_of_rows(
 
 
 def _largest_of_rows(pre: Tensor, k: int) -> Codes:
-    if pre.device.type == "cpu":
-        column, count = compiled(kernels.largest_of_rows, pre.view(torch.int32), k)
-        kept = torch.arange(k) < count[:, None]
-    else:
-        value, order = pre.sort(dim=1, descending=True, stable=True)
-        column = torch.where(value[:, :k] > 0, order[:, :k], pre.shape[1]).sort(dim=1).values
-        kept = column < pre.shape[1]
-        count = kept.sum(dim=1)
+    if pre.device.type != "cpu":
+        return reference_rows(pre, k)
+    column, count = compiled(kernels.largest_of_rows, pre.view(torch.int32), k)
+    return _gathered(pre, column, torch.arange(k) < count[:, None])
+
+
+def reference_rows(pre: Float[Tensor, "batch d_sae"], k: int) -> Codes:
+    """The k largest positive numbers of each row, for any device."""
+    value, order = pre.sort(dim=1, descending=True, stable=True)
+    column = torch.where(value[:, :k] > 0, order[:, :k], pre.shape[1]).sort(dim=1).values
+    return _gathered(pre, column, column < pre.shape[1])
+
+
+def _gathered(pre: Tensor, column: Tensor, kept: Tensor) -> Codes:
+    count = kept.sum(dim=1)
     start = torch.cat([count.new_zeros(1), count.cumsum(0)])
     value = pre.gather(1, column.clamp(max=pre.shape[1] - 1))
     return Codes(pre.shape[1], start, column[kept], value[kept])
@@ -65,11 +72,15 @@ def largest_of_batch(
 
 
 def _above(pre: Tensor, floor: float) -> Codes:
-    if pre.device.type == "cpu":
-        bits = int(torch.tensor(floor).view(torch.int32))
-        start, feature = compiled(kernels.above, pre.view(torch.int32), bits)
-        codes = Codes(pre.shape[1], start, feature, feature)
-        return codes.with_value(pre[codes.row, feature])
+    if pre.device.type != "cpu":
+        return reference_above(pre, floor)
+    start, feature = compiled(kernels.above, pre.view(torch.int32), int(torch.tensor(floor).view(torch.int32)))
+    row = torch.repeat_interleave(torch.arange(len(pre)), start.diff())
+    return Codes(pre.shape[1], start, feature, pre[row, feature])
+
+
+def reference_above(pre: Float[Tensor, "batch d_sae"], floor: float) -> Codes:
+    """The numbers above a floor, for any device."""
     row, feature = (pre > floor).nonzero(as_tuple=True)
     return Codes(pre.shape[1], row_starts(row, len(pre)), feature, pre[row, feature])
 
