@@ -3,6 +3,8 @@
 import pytest
 import torch
 from peers import sae_lens
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
 from sleave.autoencoder.folding import fold
@@ -12,8 +14,13 @@ from sleave.autoencoder.matryoshka import MatryoshkaAutoencoder
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
+from sleave.codes import largest
 from sleave.codes.codes import Codes
 from sleave.interop.sae_lens import save
+from sleave.penalties.guided import MIOrtho
+from sleave.penalties.orthogonality import SelectiveOrthogonality
+from sleave.training.settings import OptimizerSettings, TrainingSettings
+from sleave.training.step import Stepper
 
 D_IN, D_SAE = 12, 30
 KINDS = {
@@ -178,8 +185,10 @@ def test_the_threshold_runs_after_the_smallest_code(kind):
         sae.eval().encode(rows())
     sae.train()
     x = rows()
-    least = sae.training_pass(x).least
-    assert float(least) == pytest.approx(float(sae.encode(x)[sae.encode(x) > 0].min()))
+    with torch.no_grad():
+        least = sae.training_pass(x).least
+    acts = sae.encode(x).detach()
+    assert float(least) == pytest.approx(float(acts[acts > 0].min()))
     sae.track(x, least)
     assert float(sae.threshold) == pytest.approx(float(least))
     sae.track(x, least + 1)
@@ -244,3 +253,33 @@ def test_what_has_no_threshold_yet_is_not_saved(tmp_path):
 def test_arguments_that_cannot_be(make, message):
     with pytest.raises(SleaveError, match=message):
         make()
+
+
+class _Sizes(TorchDispatchMode):
+    """Remembers the most numbers that any result had."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.most = max(self.most, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("penalty", [None, SelectiveOrthogonality(top=0.01), MIOrtho(top=0.001)])
+@pytest.mark.parametrize("kind", ["topk", "batch_topk", "matryoshka"])
+def test_nothing_of_batch_times_d_sae_is_made(kind, penalty, monkeypatch):
+    """Neither forwards nor backwards, with a constraint or without."""
+    batch, d_sae = 512, 600
+    monkeypatch.setattr(largest, "NUMBERS", d_sae * 8)
+    cls, arguments = KINDS[kind]
+    sae = cls(D_IN, d_sae, **(arguments | ({"widths": (50, 100, d_sae)} if kind == "matryoshka" else {})))
+    for p in sae.parameters():
+        torch.nn.init.normal_(p)
+    stepper = Stepper(sae, OptimizerSettings(), TrainingSettings(precision="float32"), penalty)
+    with _Sizes() as sizes:
+        result = stepper.step(rows(batch), lr=1e-3, sparsity_weight=0, dead=torch.arange(d_sae) < 20)
+    assert result.auxiliary > 0
+    assert sizes.most < batch * d_sae / 8
