@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sleave.dependence.pairs import Pairs
     from sleave.dependence.scores import PairScores
     from sleave.dependence.selection import top_pairs
+    from sleave.estimator import SparseAutoencoderEstimator as SparseAutoencoderEstimator
     from sleave.evaluation.evaluate import evaluate_rows
     from sleave.interop.sae_lens import load, save
     from sleave.jobs import evaluate, harvest, train
@@ -69,6 +70,7 @@ _HOME = {
     "SelectiveOrthogonality": "penalties.orthogonality",
     "SleaveError": "base.errors",
     "SparseAutoencoder": "autoencoder.model",
+    "SparseAutoencoderEstimator": "estimator",
     "Store": "activations.store",
     "TemporalOrthogonality": "penalties.guided",
     "TopKAutoencoder": "autoencoder.topk",
@@ -84,6 +86,7 @@ _HOME = {
     "train": "jobs",
 }
 
+# All of them but SparseAutoencoderEstimator, without whose optional package `from sleave import *` would fail.
 __all__ = [
     "BatchTopKAutoencoder",
     "Codes",
@@ -131,4 +134,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *_HOME})

@@ -32,6 +32,11 @@ class Progress:
     step: int = 0
     rows: int = 0
 
+    @classmethod
+    def none(cls, stepper: Stepper) -> Progress:
+        """Before the first step."""
+        return cls(torch.zeros(stepper.sae.d_sae, dtype=torch.int64, device=stepper.device))
+
 
 def write_checkpoint(path: Path, stepper: Stepper, source: ActivationSource, progress: Progress) -> None:
     """Write a checkpoint atomically: the former one stays until this one is whole."""

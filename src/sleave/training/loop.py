@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
@@ -40,7 +42,7 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
         Interrupted: a signal asked to stop; everything is saved.
     """
     stepper = _build(settings, source)
-    done = Progress(torch.zeros(stepper.sae.d_sae, dtype=torch.int64, device=stepper.device))
+    done = Progress.none(stepper)
     if run.checkpoint_file.is_file():
         done = read_checkpoint(run.checkpoint_file, stepper, source)
         say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
@@ -59,15 +61,47 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
 
 
 def _build(settings: RunSettings, source: ActivationSource) -> Stepper:
-    device = choose_device(settings.training.device)
-    torch.manual_seed(settings.seed)
     rows = max(NUM_SAMPLES, settings.autoencoder.d_sae)
     if source.num_train_rows is not None:
         rows = min(rows, source.num_train_rows)
+    return begin(settings, source.sample(rows))
+
+
+def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
+    """What the settings describe, before its first step; sets torch's own seed.
+
+    Args:
+        settings: of the run.
+        sample: scaled training rows to initialise by, `NUM_SAMPLES` or more if there are as many.
+
+    Raises:
+        SleaveError: no such device here, or k is above d_sae.
+    """
+    device = choose_device(settings.training.device)
+    torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    sae = initial_autoencoder(settings.autoencoder, source.sample(rows).to(device), generator)
+    sae = initial_autoencoder(settings.autoencoder, sample.to(device), generator)
     penalty: Penalty | None = settings.constraint.build()
     return Stepper(sae, settings.optimizer, settings.training, penalty)
+
+
+def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Tensor, "batch d_in"]) -> StepResult:
+    """One step, by the schedules and with the dead features that the run has come to; `done` goes on with it.
+
+    Raises:
+        SleaveError: see `Stepper.step`.
+    """
+    result = stepper.step(
+        x,
+        lr=learning_rate(settings.optimizer, done.step, settings.training.steps),
+        sparsity_weight=settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps),
+        constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
+        dead=done.since_fired >= settings.training.dead_after_tokens,
+    )
+    done.step += 1
+    done.rows += len(x)
+    done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
+    return result
 
 
 def _steps(
@@ -79,26 +113,16 @@ def _steps(
         run.open_metrics(done.step),
     ]
     try:
-        with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as advance:
+        with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as shown:
             while done.step < steps:
                 began = time.perf_counter()
-                x = source.next_batch().to(stepper.device)
                 lr = learning_rate(settings.optimizer, done.step, steps)
-                result = stepper.step(
-                    x,
-                    lr=lr,
-                    sparsity_weight=settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps),
-                    constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
-                    dead=done.since_fired >= settings.training.dead_after_tokens,
-                )
-                done.step += 1
-                done.rows += len(x)
-                done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
+                result = advance(settings, stepper, done, source.next_batch().to(stepper.device))
                 record = _record(result, stepper, done, settings.training.dead_after_tokens)
                 record |= {"lr": lr, "seconds": time.perf_counter() - began}
                 for logger in loggers:
                     logger.log(record)
-                advance(1, _note(record))
+                shown(1, note(result))
                 stop = request.signal_number
                 if done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None:
                     write_checkpoint(run.checkpoint_file, stepper, source, done)
@@ -111,10 +135,11 @@ def _steps(
             logger.close()
 
 
-def _note(record: Mapping[str, float]) -> str:
-    names = ("sparsity", "auxiliary", "constraint")
-    parts = " + ".join([f"{record['mse']:.4g}", *(f"{record[n]:.3g} {n}" for n in names if n in record)])
-    return f"loss {record['loss']:.4g} = {parts}, FVU {record['fvu']:.3f}, L0 {record['l0']:.1f}"
+def note(result: StepResult) -> str:
+    """What a progress bar says of a step."""
+    named = {"sparsity": result.sparsity, "auxiliary": result.auxiliary, "constraint": result.constraint}
+    parts = " + ".join([f"{result.mse:.4g}", *(f"{value:.3g} {name}" for name, value in named.items() if value)])
+    return f"loss {result.loss:.4g} = {parts}, FVU {result.fvu:.3f}, L0 {result.l0:.1f}"
 
 
 def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: int) -> dict[str, float]:
@@ -123,9 +148,9 @@ def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: in
         "rows": done.rows,
         "loss": result.loss,
         "mse": result.mse,
-        "fvu": result.mse / max(result.variance, 1e-30),
+        "fvu": result.fvu,
         "l1": result.l1,
-        "l0": float(result.fired.sum()) / result.rows,
+        "l0": result.l0,
         "sparsity": result.sparsity,
         "constraint": result.constraint,
         "active": int((result.mean_act > ACTIVE).sum()),

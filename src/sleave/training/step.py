@@ -52,6 +52,16 @@ class StepResult:
     mean_act: Tensor
     updated: bool
 
+    @property
+    def fvu(self) -> float:
+        """Fraction of the batch's variance that is not explained."""
+        return self.mse / max(self.variance, 1e-30)
+
+    @property
+    def l0(self) -> float:
+        """How many features fired on a row, on average."""
+        return float(self.fired.sum()) / self.rows
+
 
 class Stepper:
     """Updates an autoencoder by one batch at a time.
