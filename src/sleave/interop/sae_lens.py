@@ -25,7 +25,7 @@ FORMAT_VERSION = (
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
-def save(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
+def save(sae: SparseAutoencoder, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write an autoencoder of raw activations as SAELens would.
 
     Args:
