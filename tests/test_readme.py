@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sleave
+from sleave.base.files import read_json
 from sleave.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def test_the_estimator_on_a_matrix(tmp_path, monkeypatch):
     names = {"sleave": sleave, "X": np.random.default_rng(0).normal(size=(200, 12))}
     exec(next(s for s in snippets() if "SparseAutoencoderEstimator" in s), names)
     assert (names["acts"].shape, names["X_hat"].shape) == ((200, 64), (200, 12))
-    assert sleave.load("sae").d_sae == 64
+    assert read_json(tmp_path / "sae" / "cfg.json")["d_sae"] == 64
 
 
 def test_python_names_in_the_readme_are_public():
