@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from agreement import D_IN, D_SAE, K, assert_same, randomise, residual_stream
-from libraries import sae_lens
+from peers import sae_lens
 from safetensors.torch import load_file, save_file
 
 import sleave

@@ -28,7 +28,7 @@ def read(path: Path, sample: Tensor | None) -> SparseAutoencoder:
         SleaveError: not such a file, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tensors = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float32)) for name in arrays}
     except Exception as error:  # a damaged file may fail anywhere in zip, in zlib and in numpy's own header
         raise SleaveError(
