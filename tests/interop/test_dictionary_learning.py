@@ -116,9 +116,7 @@ def test_a_threshold_that_was_never_set_comes_from_a_sample(kind, tmp_path):
     theirs = random_dictionary(kind)
     theirs.threshold.fill_(-1.0)
     saved(theirs, tmp_path)
-    assert (
-        torch.equal(theirs.encode(RAW) > 0, sleave.load(tmp_path, sample=RAW)._jump(theirs.encode(RAW)) > -1) is False
-    )
+    assert int((theirs.encode(RAW) > 0).sum()) > 2 * K * len(RAW)  # what it does without a threshold
     with pytest.raises(
         sleave.SleaveError, match=r"never set .*let every positive feature fire, far more than k = 5.*sample=x"
     ):
@@ -172,7 +170,7 @@ def test_what_dictionary_learning_has_no_room_for_is_refused(tmp_path):
     with pytest.raises(sleave.SleaveError, match=r"Files have no batch norm: save sleave.fold"):
         sleave.save(sleave.ReLUAutoencoder(4, 8, batch_norm=True), tmp_path, format="dictionary_learning")
     with pytest.raises(
-        sleave.SleaveError, match="`format` .= 'hdf5'. must be one of 'sae_lens', 'dictionary_learning'"
+        sleave.SleaveError, match=r"`format` .= 'hdf5'. must be one of 'sae_lens', 'dictionary_learning'"
     ):
         sleave.save(sleave.ReLUAutoencoder(4, 8), tmp_path, format="hdf5")
     assert list(tmp_path.iterdir()) == []
@@ -236,7 +234,7 @@ class Trap:
 
 def test_nothing_is_unpickled(tmp_path):
     torch.save({"bias": Trap(tmp_path / "sprung")}, tmp_path / "ae.pt")
-    with pytest.raises(sleave.SleaveError, match="cannot be read as tensors.*which sleave does not unpickle"):
+    with pytest.raises(sleave.SleaveError, match=r"cannot be read as tensors.*which sleave does not unpickle"):
         sleave.load(tmp_path / "ae.pt")
     assert not (tmp_path / "sprung").exists()
 
@@ -246,7 +244,7 @@ def test_damaged_files(tmp_path):
     whole = (tmp_path / "ae.pt").read_bytes()
     for content in (b"", b"text", whole[: len(whole) // 2]):
         (tmp_path / "ae.pt").write_bytes(content)
-        with pytest.raises(sleave.SleaveError, match="cannot be read as tensors.*truncated or altered"):
+        with pytest.raises(sleave.SleaveError, match=r"cannot be read as tensors.*truncated or altered"):
             sleave.load(tmp_path)
     torch.save([1, 2], tmp_path / "ae.pt")
     with pytest.raises(sleave.SleaveError, match="holds a list, not the tensors"):

@@ -19,7 +19,7 @@ def residual_stream(rows: int = 400, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def randomise(module: Any, scale: float = 1.0) -> Any:
-    """Random parameters that suit `residual_stream` times `scale`: b_dec is about its mean, and features fire now and then.
+    """Random parameters that suit `residual_stream` times `scale`: b_dec is about its mean, so that features fire.
 
     Thresholds and k are left as they are. Norms of decoder rows differ by a factor of several.
     """

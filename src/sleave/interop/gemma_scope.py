@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
@@ -19,8 +18,8 @@ from sleave.interop.weights import Weights, filled
 WEIGHTS = "params.npz"
 
 
-def read(path: Path, sample: Tensor | None) -> SparseAutoencoder:
-    """Read params.npz, or any .npz file like it; nothing is ever open, so the sample is not looked at.
+def read(path: Path) -> SparseAutoencoder:
+    """Read params.npz, or any .npz file like it.
 
     Its transcoders are files of the same form, and cannot be told from autoencoders.
 

@@ -39,18 +39,18 @@ def load(path: str | Path, *, sample: Tensor | None = None) -> SparseAutoencoder
     if not path.exists():
         raise SleaveError(f"`{path}` does not exist. {ACCEPTED}")
     if path.suffix == ".npz":
-        return gemma_scope.read(path, sample)
+        return gemma_scope.read(path)
     if path.suffix == ".pt":
         return dictionary_learning.read(path, sample)
     if path.name in (sae_lens.WEIGHTS, sparsify.WEIGHTS):
         path = path.parent
     folder = path / "sae" if (path / "sae").is_dir() else path
     if (folder / sparsify.WEIGHTS).is_file():
-        return sparsify.read(folder, sample)
+        return sparsify.read(folder)
     if (folder / dictionary_learning.WEIGHTS).is_file():
         return dictionary_learning.read(folder / dictionary_learning.WEIGHTS, sample)
     if (folder / gemma_scope.WEIGHTS).is_file():
-        return gemma_scope.read(folder / gemma_scope.WEIGHTS, sample)
+        return gemma_scope.read(folder / gemma_scope.WEIGHTS)
     if (folder / sae_lens.WEIGHTS).is_file() or (folder / sae_lens.CONFIG).is_file():
         return sae_lens.read(folder, sample)
     raise SleaveError(f"`{path}` holds no autoencoder. {ACCEPTED}")

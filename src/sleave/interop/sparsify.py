@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
@@ -24,8 +22,8 @@ REFUSED = {
 }
 
 
-def read(folder: Path, sample: Tensor | None) -> SparseAutoencoder:
-    """Read sparsify's folder; nothing is ever open, so the sample is not looked at.
+def read(folder: Path) -> SparseAutoencoder:
+    """Read sparsify's folder.
 
     Raises:
         SleaveError: see `autoencoder`.

@@ -1,6 +1,6 @@
 """What another library left: its tensors checked, put into an autoencoder, completed from a sample where it is open.
 
-Each format's module has a function `autoencoder(config, weights, sample)`, which files and live objects share.
+Each format's module has a pure function `autoencoder` of settings and weights, which files and live objects share.
 """
 
 from __future__ import annotations

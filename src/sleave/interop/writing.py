@@ -22,7 +22,7 @@ def save(
 ) -> None:
     """Write an autoencoder such that another library opens it, with the same codes and reconstructions.
 
-    Files are whole or absent, and the one that `sleave.load` looks for first is written last.
+    Each file is whole or absent, the weights before the settings.
 
     Args:
         sae: reads raw activations (see `sleave.fold`).
