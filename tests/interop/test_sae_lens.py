@@ -326,3 +326,18 @@ def test_bad_samples(sample, message, tmp_path):
     saved(random_sae(INFERENCE["standard"]), tmp_path, normalize_activations="expected_average_only_in")
     with pytest.raises(sleave.SleaveError, match=message):
         sleave.load(tmp_path, sample=sample)
+
+
+@pytest.mark.parametrize("factor", ["2", -1.0, 0.0])
+def test_a_scaling_factor_that_is_none(factor, tmp_path):
+    saved(random_sae(INFERENCE["standard"]), tmp_path, normalize_activations="expected_average_only_in")
+    (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
+    with pytest.raises(sleave.SleaveError, match=r"scaling_factor = .*; it must be a number above 0"):
+        sleave.load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["metadata", "activation_fn_kwargs"])
+def test_settings_of_another_form(key, tmp_path):
+    old(tmp_path, random_sae(INFERENCE["standard"]), **{key: "text"})
+    with pytest.raises(sleave.SleaveError, match=f"{key} = 'text', where settings belong"):
+        sleave.load(tmp_path)

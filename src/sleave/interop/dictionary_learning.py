@@ -16,7 +16,7 @@ from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.files import atomic_path, write_json
-from sleave.interop.weights import Shape, Weights, filled, read_settings, with_threshold
+from sleave.interop.weights import Shape, Weights, filled, read_settings, section, with_threshold
 
 CONFIG = "config.json"
 WEIGHTS = "ae.pt"
@@ -35,7 +35,7 @@ CLASSES: dict[str, dict[str, str]] = {
 
 
 def read(path: Path, sample: Tensor | None) -> SparseAutoencoder:
-    """Read ae.pt or a checkpoint of it; the class is that in config.json, beside it or in the folder above.
+    """Read ae.pt or a checkpoint of it; the class is that in config.json, beside it or beside `checkpoints`.
 
     Without config.json the names of the tensors tell the class, but that of TopK from that of BatchTopK.
 
@@ -44,12 +44,13 @@ def read(path: Path, sample: Tensor | None) -> SparseAutoencoder:
     """
     where = f"`{path}`"
     tensors = _state_dict(path)
-    configs = [folder / CONFIG for folder in (path.parent, path.parent.parent) if (folder / CONFIG).is_file()]
-    trainer = read_settings(configs[0]).get("trainer", {}) if configs else {}
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    config = folder / CONFIG
+    trainer = section(read_settings(config), "trainer", f"`{config}`") if config.is_file() else {}
     kind = trainer.get("dict_class") or _class_of(tensors, where)
     sae = autoencoder({"dict_class": kind}, Weights(tensors, where), sample)
     if "k" in tensors and trainer.get("k", k := int(tensors["k"])) != k:
-        raise SleaveError(f"{where} has k = {k}, and `{configs[0]}` k = {trainer['k']}; they do not belong together.")
+        raise SleaveError(f"{where} has k = {k}, and `{config}` k = {trainer['k']}; they do not belong together.")
     return _with_unit_decoder(sae) if kind == "AutoEncoder" else sae
 
 
@@ -80,7 +81,7 @@ def _class_of(tensors: Mapping[str, Tensor], where: str) -> str:
 @torch.no_grad()
 def _with_unit_decoder(sae: SparseAutoencoder) -> SparseAutoencoder:
     """What `AutoEncoder.from_pretrained` does by default: codes are those of decoder columns of norm one."""
-    norm = sae.W_dec.double().norm(dim=1)
+    norm = torch.linalg.vector_norm(sae.W_dec, dim=1, dtype=torch.float64)
     if not torch.allclose(norm, torch.ones_like(norm)):
         norm = torch.where(norm > 0, norm, 1)
         sae.W_enc.mul_(norm)
@@ -101,7 +102,7 @@ def autoencoder(config: Mapping[str, Any], weights: Weights, sample: Tensor | No
         SleaveError: another class, tensors that do not fit, or a threshold that was never set and no sample.
     """
     kind = config["dict_class"]
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise SleaveError(f"{weights.where} has dict_class = {kind!r}; sleave reads {', '.join(map(repr, CLASSES))}.")
     values = _values(kind, weights)
     d_sae, d_in = values["W_dec"].shape
@@ -169,8 +170,8 @@ def write(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any]) -> No
 def _in_their_words(sae: SparseAutoencoder) -> tuple[str, dict[str, Tensor]]:
     """dictionary_learning's name of the class, and the tensors by our names, with biases as that class reads them."""
     centre = sae.b_dec.detach().double() @ sae.W_enc.detach().double()
-    values: dict[str, Tensor] = {name: p.detach().double() for name, p in sae.named_parameters()}
-    norm = values["W_dec"].norm(dim=1)
+    values: dict[str, Tensor] = {name: p.detach() for name, p in sae.named_parameters()}
+    norm = torch.linalg.vector_norm(values["W_dec"], dim=1, dtype=torch.float64)
     # Opening an AutoEncoder normalises its decoder, which changes codes unless nothing is to be done.
     unit = torch.allclose(norm, torch.ones_like(norm))
     match sae:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sleave.autoencoder.gated import GatedAutoencoder
@@ -15,7 +17,16 @@ from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.files import load_tensors, save_tensors, write_json
-from sleave.interop.weights import Shape, Weights, filled, k_of, mean_norm_factor, read_settings, with_threshold
+from sleave.interop.weights import (
+    Shape,
+    Weights,
+    filled,
+    k_of,
+    mean_norm_factor,
+    read_settings,
+    section,
+    with_threshold,
+)
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
@@ -85,9 +96,11 @@ def read(folder: Path, sample: Tensor | None) -> SparseAutoencoder:
     """
     where = f"`{folder / WEIGHTS}`"
     tensors, _ = load_tensors(folder / WEIGHTS)
-    scaler = read_settings(folder / SCALER) if (folder / SCALER).is_file() else {}
+    factor = read_settings(folder / SCALER).get("scaling_factor") if (folder / SCALER).is_file() else None
+    if factor is not None and not (isinstance(factor, int | float) and 0 < factor < math.inf):
+        raise SleaveError(f"`{folder / SCALER}` has scaling_factor = {factor!r}; it must be a number above 0.")
     config = _present(read_settings(folder / CONFIG), f"`{folder / CONFIG}`")
-    return autoencoder(config, Weights(tensors, where), sample, scaler.get("scaling_factor"))
+    return autoencoder(config, Weights(tensors, where), sample, factor)
 
 
 def autoencoder(
@@ -115,11 +128,13 @@ def autoencoder(
     values = _values(config, weights)
     if _is_scaled(config, where):
         factor = factor or mean_norm_factor(sample, len(values["b_dec"]), where)
-        values |= {"W_enc": values["W_enc"] * factor}
-        values |= {name: values[name] / factor for name in ("W_dec", "b_dec")}
+        values |= {"W_enc": values["W_enc"].double() * factor}
+        values |= {name: values[name].double() / factor for name in ("W_dec", "b_dec")}
     rescaled = architecture in ("topk", *BATCH_TOPK) and config.get("rescale_acts_by_decoder_norm", False)
     if rescaled:
-        norm = values["W_dec"].norm(dim=1).clamp(min=1e-8)  # SAELens's least norm
+        norm = torch.linalg.vector_norm(values["W_dec"], dim=1, dtype=torch.float64).clamp(
+            min=1e-8
+        )  # as SAELens has it
         values |= {"W_enc": values["W_enc"] * norm, "b_enc": values["b_enc"] * norm}
         values |= {"W_dec": values["W_dec"] / norm[:, None]}
     subtracts = bool(config.get("apply_b_dec_to_input", True))
@@ -181,7 +196,7 @@ def _is_scaled(config: Mapping[str, Any], where: str) -> bool:
     kind = config.get("normalize_activations", "none")
     if kind in ("none", "expected_average_only_in"):
         return bool(kind != "none")
-    reason = NORMALISATIONS.get(kind, "SAELens has no such thing")
+    reason = NORMALISATIONS.get(str(kind), "SAELens has no such thing")
     raise SleaveError(
         f"{where} has normalize_activations = {kind!r}; sleave reads 'none' and 'expected_average_only_in': {reason}."
     )
@@ -193,13 +208,13 @@ def _present(config: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         SleaveError: an activation function that SAELens 6 has not.
     """
-    version = str(config.get("sae_lens_version") or (config.get("metadata") or {}).get("sae_lens_version") or "0")
+    version = str(config.get("sae_lens_version") or section(config, "metadata", where).get("sae_lens_version") or "0")
     major = version.split(".")[0]
     if major.isdigit() and int(major) >= 6:
         return config
     old = {"architecture": "standard"} | config
     function = old.get("activation_fn", old.get("activation_fn_str", "relu"))
-    k = (old.get("activation_fn_kwargs") or {}).get("k")
+    k = section(old, "activation_fn_kwargs", where).get("k")
     if function not in ("relu", "topk") or (function == "topk" and k is None):
         raise SleaveError(
             f"{where} has activation_fn = {function!r} and activation_fn_kwargs = {old.get('activation_fn_kwargs')!r}; "
@@ -207,6 +222,6 @@ def _present(config: dict[str, Any], where: str) -> dict[str, Any]:
         )
     if k is not None:
         old |= {"architecture": "topk", "k": k}
-    kind = old.get("normalize_activations")
-    old["normalize_activations"] = {None: "none", False: "none", True: "expected_average_only_in"}.get(kind, kind)
+    if old.get("normalize_activations") in (None, False, True):
+        old["normalize_activations"] = "expected_average_only_in" if old.get("normalize_activations") else "none"
     return old

@@ -41,6 +41,18 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def section(settings: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """A part of the settings that is itself settings; empty if it is not there.
+
+    Raises:
+        SleaveError: it is something else.
+    """
+    part = settings.get(key) or {}
+    if not isinstance(part, dict):
+        raise SleaveError(f"{where} has {key} = {part!r}, where settings belong; another program wrote it.")
+    return part
+
+
 @dataclass(frozen=True)
 class Weights:
     """An autoencoder's tensors by the names that another library has for them.
@@ -67,7 +79,7 @@ class Weights:
         return shape[0], shape[1]
 
     def checked(self, shapes: Mapping[str, Shape | None], said: str = "") -> dict[str, Tensor]:
-        """All tensors in float64, after checking that they are those expected, and finite.
+        """All tensors in float32, after checking that they are those expected, and finite.
 
         Args:
             shapes: by name; None for one that may have any.
@@ -88,9 +100,11 @@ class Weights:
             given = tuple(self.tensors[name].shape)
             if shape is not None and given != shape:
                 raise SleaveError(f"{self.where} does not fit{said}: {name} has shape {given}; it should be {shape}.")
-            if not bool(torch.isfinite(self.tensors[name]).all()):
+        values = {name: self.tensors[name].detach().cpu().float() for name in shapes}
+        for name, value in values.items():
+            if not bool(torch.isfinite(value).all()):
                 raise SleaveError(f"{self.where}: {name} holds NaN or infinite values.")
-        return {name: self.tensors[name].detach().cpu().double() for name in shapes}
+        return values
 
 
 @torch.no_grad()
