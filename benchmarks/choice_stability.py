@@ -23,7 +23,7 @@ from sleave.dependence.correlation import Measure
 from sleave.dependence.mutual_information import mutual_information
 from sleave.dependence.pairs import Pairs
 from sleave.dependence.selection import top_pairs
-from sleave.interop.sae_lens import load
+from sleave.interop.reading import load
 from sleave.recipe import recipe_from
 from sleave.training.run import RunDirectory
 

@@ -12,7 +12,7 @@ from sleave import jobs
 from sleave.activations.store import Store
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.files import load_tensors
-from sleave.interop.sae_lens import load
+from sleave.interop.reading import load
 from sleave.recipe import Recipe, merged, recipe_from
 
 

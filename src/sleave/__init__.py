@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from sleave.dependence.selection import top_pairs
     from sleave.estimator import SparseAutoencoderEstimator as SparseAutoencoderEstimator
     from sleave.evaluation.evaluate import evaluate_rows
-    from sleave.interop.sae_lens import load, save
+    from sleave.interop.live import from_live
+    from sleave.interop.reading import load
+    from sleave.interop.trainers import attach
+    from sleave.interop.writing import save
     from sleave.jobs import evaluate, harvest, train
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.information import InformationPenalty
@@ -74,14 +77,16 @@ _HOME = {
     "Store": "activations.store",
     "TemporalOrthogonality": "penalties.guided",
     "TopKAutoencoder": "autoencoder.topk",
+    "attach": "interop.trainers",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
     "fold": "autoencoder.folding",
+    "from_live": "interop.live",
     "harvest": "jobs",
-    "load": "interop.sae_lens",
+    "load": "interop.reading",
     "load_recipe": "recipe",
     "mutual_information": "dependence.mutual_information",
-    "save": "interop.sae_lens",
+    "save": "interop.writing",
     "top_pairs": "dependence.selection",
     "train": "jobs",
 }
@@ -111,9 +116,11 @@ __all__ = [
     "Store",
     "TemporalOrthogonality",
     "TopKAutoencoder",
+    "attach",
     "evaluate",
     "evaluate_rows",
     "fold",
+    "from_live",
     "harvest",
     "load",
     "load_recipe",

@@ -19,7 +19,7 @@ from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.evaluation.overlap import Overlap
 from sleave.evaluation.overlap import overlap as overlap_of
-from sleave.interop.sae_lens import load
+from sleave.interop.reading import load
 from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory

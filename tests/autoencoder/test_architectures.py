@@ -16,7 +16,7 @@ from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.codes import largest
 from sleave.codes.codes import Codes
-from sleave.interop.sae_lens import save
+from sleave.interop.writing import save
 from sleave.penalties.guided import MIOrtho
 from sleave.penalties.orthogonality import SelectiveOrthogonality
 from sleave.training.settings import OptimizerSettings, TrainingSettings

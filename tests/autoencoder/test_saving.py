@@ -6,7 +6,8 @@ import torch
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
-from sleave.interop.sae_lens import load, save
+from sleave.interop.reading import load
+from sleave.interop.writing import save
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_errors_say_what_is_wrong(sae, tmp_path):
     config = json.loads((tmp_path / "cfg.json").read_text())
     for change, message in (
         ({"d_sae": 31}, r"does not fit its cfg.json \(d_in = 12, d_sae = 31\)"),
-        ({"architecture": "gated"}, "architecture = 'gated'; sleave reads 'standard'"),
+        ({"architecture": "temporal"}, "architecture = 'temporal'; sleave reads 'standard'"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations = 'layer_norm'"),
     ):
         (tmp_path / "cfg.json").write_text(json.dumps({**config, **change}))

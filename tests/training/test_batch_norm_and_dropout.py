@@ -11,7 +11,7 @@ from toy_run import open_source, run_settings
 
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
-from sleave.interop.sae_lens import load
+from sleave.interop.reading import load
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.training import loop
 from sleave.training.run import RunDirectory

@@ -10,7 +10,7 @@ import torch
 from toy_run import open_source, run_settings
 
 from sleave.base.errors import SleaveError
-from sleave.interop.sae_lens import load
+from sleave.interop.reading import load
 from sleave.training.loop import train
 from sleave.training.run import RunDirectory
 

@@ -15,6 +15,8 @@ from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.cli.options import Parser, parse_recipe
 from sleave.evaluation.table import check_table_path, screen_table, warnings, write_table
+from sleave.interop.reading import load
+from sleave.interop.writing import FORMATS, save
 
 HARVEST = """\
 Run text through a language model once and keep the activations of its residual stream on disk.
@@ -57,6 +59,18 @@ See whether runs chose the same pairs of features: two seeds, two methods, two l
 
 Features are matched by their decoder directions (each the other's nearest, with a cosine of 0.7 at least), and the
 pairs between matched features are compared: Jaccard overlap, beside what chance would give.
+"""
+
+CONVERT = """\
+Take an autoencoder from one library's files to another's: the same codes, the same reconstructions.
+
+  sleave convert runs/mine their/folder --to dictionary_learning
+  sleave convert trained/trainer_0 mine                  (dictionary_learning to SAELens)
+  sleave convert gemma-scope/params.npz mine
+
+PATH is a run of `sleave train`, or what SAELens, dictionary_learning, sparsify or Gemma Scope saved; it is recognised
+by its files. OUT is a folder that is not there yet. A file that leaves something open (a threshold that training never
+set, a scaling that it does not say) needs activations: in Python, sleave.save(sleave.load(PATH, sample=x), OUT).
 """
 
 
@@ -131,6 +145,20 @@ def overlap(arguments: Sequence[str]) -> None:
         figures = (f"{o.matched:.1%}", f"{o.pairs:,}", f"{o.jaccard:.3f}", f"{o.chance:.3f}")
         table.add_row(str(a.path), str(b.path), *figures)
     _print(table)
+
+
+def convert(arguments: Sequence[str]) -> None:
+    """`sleave convert`."""
+    parser = Parser("sleave convert", description=CONVERT, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("path", metavar="PATH", help="the folder or file to read")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    parser.add_argument("--to", default="sae_lens", choices=FORMATS, help="for which library (default: sae_lens)")
+    namespace = parser.parse_args(arguments)
+    if namespace.out.exists():
+        raise SleaveError(f"`{namespace.out}` is there already, and would be overwritten. Give another folder.")
+    sae = load(namespace.path)
+    save(sae, namespace.out, {"converted_from": str(namespace.path)}, format=namespace.to)
+    say(f"Wrote {namespace.out}: {sae.architecture}, d_in = {sae.d_in}, d_sae = {sae.d_sae}, for {namespace.to}.")
 
 
 def _print(table: Table) -> None:

@@ -18,7 +18,7 @@ from sleave.autoencoder.model import ACTIVE
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
 from sleave.base.progress import progress, say
-from sleave.interop.sae_lens import save
+from sleave.interop.writing import save
 from sleave.penalties.penalty import Penalty
 from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from sleave.training.interruption import Interrupted, stop_on_signal
