@@ -1,10 +1,10 @@
-"""The things one does: harvest, train, evaluate, compare, audit. The command line and Python call the same functions."""
+"""The things one does: harvest, train, evaluate, compare, audit. Command line and Python call the same functions."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from sleave.audit.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.environment import environment
 from sleave.base.errors import SleaveError, check_one_of
-from sleave.base.files import exclusive, write_json, write_text
+from sleave.base.files import exclusive, read_toml, write_json, write_text
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.evaluation.overlap import Overlap
@@ -189,9 +189,15 @@ def audit(
     check_one_of("split", split, ("heldout", "train", "all"))
     if rows < 2:
         raise SleaveError(f"`rows` (= {rows}) must be at least 2; a useful audit reads some 10,000.")
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or own_recipe(sae))
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe) if recipe else own_recipe(sae)
     sae = sae if isinstance(sae, SparseAutoencoder) else load(sae)
     store, layer = _audited_store(recipe)
+    if store.d_in != sae.d_in:
+        raise SleaveError(
+            f"The autoencoder `{name}` reads activations of width {sae.d_in}, but those in `{store.path}` have width "
+            f"{store.d_in}. Give the model and layer that it was trained on."
+        )
     splits: tuple[Split, ...] = SPLITS if split == "all" else (cast(Split, split),)
     about = {
         "autoencoder": name,
@@ -209,16 +215,19 @@ def audit(
     return result
 
 
-def own_recipe(sae: SparseAutoencoder | str | Path) -> Path:
-    """The config.toml of the run directory that an autoencoder's path is of.
+def own_recipe(sae: SparseAutoencoder | str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """What the run directory that an autoencoder's path is of says of its model, text and activations.
 
     Raises:
-        SleaveError: it is no run directory.
+        SleaveError: it is no run directory, or its config.toml or the overrides have mistakes.
     """
     if not isinstance(sae, SparseAutoencoder):
         for folder in (Path(sae), Path(sae).parent):  # runs/mine, and runs/mine/sae
             if (config := folder / CONFIG).is_file():
-                return config
+                # Not how it was trained, which does not matter and may be in the words of another version.
+                kept = ("model", "corpus", "harvest", "layer", "autoencoder")
+                values = {key: value for key, value in read_toml(config).items() if key in kept}
+                return recipe_from(values, overrides or {}, where=f"`{config}`")
     raise SleaveError(
         "Only a run directory of `sleave train` says itself which model and text its autoencoder is for. Give a recipe "
         "that names both, the layer (`layer`) and a folder for the activations (`harvest.store`)."

@@ -1,1 +1,1 @@
-"""How entangled any sparse autoencoder is: pairs that tell of each other, near-duplicates, suspects, and their texts."""
+"""How entangled a sparse autoencoder is: pairs that tell of each other, near-duplicates, suspects; and their texts."""

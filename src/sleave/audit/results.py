@@ -227,7 +227,8 @@ class Audit:
     def pairs(self) -> list[PairFigures]:
         """Every pair that is listed anywhere, each once."""
         found = [p for ranking in self.rankings.values() for p in ranking]
-        found += [s.pair for s in (*self.near_duplicates, *self.splits, *self.absorptions)]
+        for findings in (self.near_duplicates, self.splits, self.absorptions):
+            found += [finding.pair for finding in findings]
         return list({(p.i, p.j): p for p in found}.values())
 
     def with_contexts(self, contexts: Mapping[int, tuple[Context, ...]]) -> Audit:

@@ -1,4 +1,4 @@
-"""The command line: `sleave harvest | train | evaluate`."""
+"""The command line: `sleave harvest | train | evaluate | overlap | audit`."""
 
 from sleave.cli.main import main
 
