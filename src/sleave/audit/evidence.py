@@ -23,6 +23,7 @@ class Evidence:
         scores: the mutual information of all pairs, in nats.
         decoder: (d_sae, d_in) unit decoder directions (0 where a row is 0).
         encoder: (d_sae, d_in) the same of the encoder.
+        b_dec: (d_in,) the decoder's bias.
     """
 
     def __init__(self, sae: SparseAutoencoder, codes: Codes, scores: PairScores) -> None:
@@ -30,6 +31,7 @@ class Evidence:
         self.scores = scores
         self.decoder = torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1)
         self.encoder = torch.nn.functional.normalize(sae.W_enc.detach().float().t(), dim=1)
+        self.b_dec = sae.b_dec.detach().float()
         key = scores.i * scores.d_sae + scores.j
         self._order = argsort_unique(key)
         self._key = key[self._order]

@@ -10,6 +10,7 @@ ABSORBED = 0.3  # decoder cosine of suspects of absorption
 SELDOM = 0.5  # both fire together on at most this share of the rows that chance would have
 SURE = 3.0  # standard deviations below chance, for suspects of absorption
 PRESENT = 0.5  # share of the parent's own projection that is there where the child fires alone
+OWN = 0.5  # standard deviations of the projection that the parent fires above its mean
 CANDIDATES = 4096  # pairs whose projections are looked at
 
 # For whoever reads the result without this code.
@@ -23,4 +24,5 @@ LIMITS = {
     "seldom_together": SELDOM,
     "absorption_deviations": SURE,
     "absorption_projection_ratio": PRESENT,
+    "absorption_projection_deviations": OWN,
 }

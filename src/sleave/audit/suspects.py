@@ -8,9 +8,10 @@ than chance would have it.
 
 *Absorption*: the parent, which fires on more rows, is silent where the child fires, although what it stands for is
 there: the child's direction holds part of the parent's (a cosine of 0.3 at least), they fire together 3 standard
-deviations less than chance would have it, and where the child fires without the parent, the activations' mean
-projection on the parent's direction is at least half of that where the parent fires (both less the mean over all rows,
-so that it does not matter where the origin lies).
+deviations less than chance would have it, and where the child fires without the parent, the mean projection of
+x - b_dec on the parent's direction is at least half of that where the parent fires (both less the mean over all rows,
+so that it does not matter where the origin lies). The latter must be half a standard deviation, over all rows, at
+least: the firing of some features has little to do with the direction that they write, which could be there anywhere.
 
 Reference: Chanin et al. 2024, "A is for Absorption: Studying Feature Splitting and Absorption in Sparse Autoencoders".
 """
@@ -21,8 +22,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from sleave.activations.scaling import Moments
 from sleave.audit.evidence import Evidence
-from sleave.audit.limits import ABSORBED, CANDIDATES, OFTEN, PRESENT, SELDOM, SPLIT, SURE
+from sleave.audit.limits import ABSORBED, CANDIDATES, OFTEN, OWN, PRESENT, SELDOM, SPLIT, SURE
 from sleave.audit.results import AbsorptionSuspect, SplitSuspect
 from sleave.audit.rows import Rows, block_rows
 from sleave.base.progress import progress
@@ -76,8 +78,8 @@ class Suspects:
         evidence = self._evidence
         swapped = evidence.codes.fired[j] > evidence.codes.fired[i]
         parent, child = torch.where(swapped, j, i), torch.where(swapped, i, j)
-        own, alone = projections(evidence.codes, evidence.decoder, rows, parent, child)
-        kept = ((own > 0) & (alone >= PRESENT * own)).nonzero().flatten()
+        own, alone, spread = projections(evidence, rows, parent, child)
+        kept = ((own >= OWN * spread) & (own > 0) & (alone >= PRESENT * own)).nonzero().flatten()
         shown = kept[torch.argsort(deviations[kept], descending=True, stable=True)][:count]
         figures = evidence.figures(i[shown], j[shown])
         columns = (c[shown].tolist() for c in (parent, child, deviations, own, alone, alone / own))
@@ -86,26 +88,25 @@ class Suspects:
 
 @torch.no_grad()
 def projections(
-    codes: Codes,
-    unit: Float[Tensor, "d_sae d_in"],
-    rows: Rows,
-    parent: Int64[Tensor, " n"],
-    child: Int64[Tensor, " n"],
-) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
-    """Mean projections of the rows on parents' directions: where the parent fires, and where the child does alone.
-
-    Both are less the mean over all rows; 0 if there is no such row.
+    evidence: Evidence, rows: Rows, parent: Int64[Tensor, " n"], child: Int64[Tensor, " n"]
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """Projections of x - b_dec on parents' decoder directions.
 
     Args:
-        codes: of all the rows.
-        unit: the directions.
-        rows: the activations.
+        evidence: of the features.
+        rows: all the activations x.
         parent, child: features.
+
+    Returns:
+        own: the mean where the parent fires, less the mean over all rows;
+        alone: the same where the child fires and the parent does not (0 if that is nowhere);
+        spread: the standard deviation over all rows.
     """
+    codes = evidence.codes
     parents, p = parent.unique(return_inverse=True)
     children, c = child.unique(return_inverse=True)
-    zeros = torch.zeros(len(parents), dtype=torch.float64)
-    total, own = zeros, zeros.clone()
+    moments = Moments.empty(len(parents))
+    own = torch.zeros(len(parents), dtype=torch.float64)
     alone = torch.zeros(len(parents), len(children), dtype=torch.float64)
     times = torch.zeros_like(alone)
     first = 0
@@ -113,17 +114,18 @@ def projections(
         for x in rows.blocks(block_rows(codes.d_sae)):
             last = first + len(x)
             fires, other = (_fires(codes, first, last, features) for features in (parents, children))
-            projection = x @ unit[parents].t()
-            total = total + projection.double().sum(0)
+            projection = (x - evidence.b_dec) @ evidence.decoder[parents].t()
+            moments.update(projection)
             own += (projection * fires).double().sum(0)
             alone += (projection * (1 - fires)).t() @ other
             times += (1 - fires).t() @ other
             first = last
             advance(len(x), "")
-    mean, fired, apart = total[p] / codes.rows, codes.fired[parent], times[p, c]
+    mean, fired, apart = moments.mean[p], codes.fired[parent], times[p, c]
     return (
         torch.where(fired > 0, own[p] / fired - mean, 0),
         torch.where(apart > 0, alone[p, c] / apart - mean, 0),
+        moments.variance.sqrt()[p],
     )
 
 

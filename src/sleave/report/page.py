@@ -19,7 +19,7 @@ def page(audit: Audit) -> str:
     name = escape(audit.about.get("autoencoder", "an autoencoder"))
     listed = sections(audit)
     links = "".join(f'<a href="#{s.name}">{escape(s.title)}</a>' for s in listed)
-    about = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in audit.about.items() if v)
+    about = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in audit.about.items() if v)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
