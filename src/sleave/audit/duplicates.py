@@ -53,7 +53,7 @@ class NearDuplicates:
         encoder = self._evidence.encoder
         by_encoders = (encoder[i] * encoder[j]).sum(1) >= ALIKE
         by_codes = self._evidence.together(i, j) >= OFTEN
-        by_codes[by_codes.clone()] = self._evidence.correlation(i[by_codes], j[by_codes]) >= CORRELATED
+        by_codes[by_codes.clone()] = self._evidence.pearson(i[by_codes], j[by_codes]) >= CORRELATED
         kept = by_codes | by_encoders
         self.i, self.j = torch.cat([self.i, i[kept]]), torch.cat([self.j, j[kept]])
         self.cosine = torch.cat([self.cosine, cosine[kept]])

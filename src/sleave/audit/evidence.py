@@ -64,19 +64,20 @@ class Evidence:
         place, listed = self._listed(i, j)
         return torch.where(listed, self.scores.score[place], apart) if len(self._key) else apart
 
-    def correlation(
-        self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"], centred: bool = True
-    ) -> Float64[Tensor, " n"]:
-        """Pearson's correlation of the codes, or the uncentred cosine; 0 for a feature that is constant."""
+    def pearson(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """Pearson's correlation of the codes; 0 for a feature that is constant."""
+        return self._correlation(i, j, self._dots(i, j), centred=True)
+
+    def _correlation(self, i: Tensor, j: Tensor, dots: Tensor, centred: bool) -> Float64[Tensor, " n"]:
         mean, inverse = self._moments[centred]
-        return (self._dots(i, j) - self.codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+        return (dots - self.codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
 
     def figures(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> tuple[PairFigures, ...]:
         """All figures of some pairs."""
-        fired, rows, together = self.codes.fired, self.codes.rows, self.together(i, j)
+        fired, rows, together, dots = self.codes.fired, self.codes.rows, self.together(i, j), self._dots(i, j)
         columns = (
             *(i, j, self.information(i, j), normalized_information(rows, fired[i], fired[j], together)),
-            *(self.correlation(i, j), self.correlation(i, j, centred=False)),
+            *(self._correlation(i, j, dots, centred) for centred in (True, False)),
             *((self.decoder[i] * self.decoder[j]).sum(1), (self.encoder[i] * self.encoder[j]).sum(1)),
             *(fired[i], fired[j], together, self.expected(i, j), fired[i] / rows, fired[j] / rows),
             *(_share(together, fired[j]), _share(together, fired[i]), _share(together, fired[i] + fired[j] - together)),

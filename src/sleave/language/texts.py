@@ -20,8 +20,7 @@ def token_texts(settings: ModelSettings) -> Callable[[Sequence[int]], list[str]]
     lead = tokenizer.decode(before, clean_up_tokenization_spaces=False)
 
     def texts(ids: Sequence[int]) -> list[str]:
-        both = [[*before, token] for token in ids]
-        decoded = tokenizer.batch_decode(both, clean_up_tokenization_spaces=False)
-        return [text.removeprefix(lead) for text in decoded]
+        both = ([*before, token] for token in ids)
+        return [tokenizer.decode(b, clean_up_tokenization_spaces=False).removeprefix(lead) for b in both]
 
     return texts
