@@ -23,6 +23,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sleave.activations.scaling import Scaling
     from sleave.activations.store import Store
+    from sleave.audit.audit import audit_rows
+    from sleave.audit.results import Audit
     from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
     from sleave.autoencoder.folding import fold
     from sleave.autoencoder.gated import GatedAutoencoder
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
+    "Audit": "audit.results",
     "BatchTopKAutoencoder": "autoencoder.batch_topk",
     "Codes": "codes.codes",
     "Estimation": "dependence.mutual_information",
@@ -72,6 +75,7 @@ _HOME = {
     "Store": "activations.store",
     "TemporalOrthogonality": "penalties.guided",
     "TopKAutoencoder": "autoencoder.topk",
+    "audit_rows": "audit.audit",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
     "fold": "autoencoder.folding",
@@ -85,6 +89,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Audit",
     "BatchTopKAutoencoder",
     "Codes",
     "Estimation",
@@ -108,6 +113,7 @@ __all__ = [
     "Store",
     "TemporalOrthogonality",
     "TopKAutoencoder",
+    "audit_rows",
     "evaluate",
     "evaluate_rows",
     "fold",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,7 +14,7 @@ from sleave.audit.directions import Nearest, num_tiles, tiles
 from sleave.audit.duplicates import NearDuplicates
 from sleave.audit.evidence import Evidence
 from sleave.audit.limits import ABSORBED, LIMITS, OFTEN
-from sleave.audit.results import Audit, Histogram, PairFigures, Summary
+from sleave.audit.results import Audit, Cluster, Histogram, PairFigures, Summary
 from sleave.audit.rows import Rows, read_codes
 from sleave.audit.suspects import Suspects
 from sleave.autoencoder.model import SparseAutoencoder
@@ -61,8 +62,7 @@ def audit_rows(
         )
     codes, fvu = read_codes(sae, rows)
     with progress("Counting what fires together", 2, "rankings") as advance:
-        scores = mutual_information(codes)
-        evidence = Evidence(sae, codes, scores)
+        evidence = Evidence(sae, codes, mutual_information(codes))
         advance(1, "")
         rankings = _rankings(evidence, pairs)
         advance(1, "")
@@ -70,45 +70,61 @@ def audit_rows(
     clusters = duplicates.clusters()
     absorptions, num_absorptions = suspects.absorptions(rows, pairs)
     rate = codes.fired / codes.rows
-    dead, dense = (mask.nonzero().flatten().tolist() for mask in (codes.fired == 0, rate > DENSE))
     audit = Audit(
         about=dict(about or {}),
-        summary=Summary(
-            rows=codes.rows,
-            d_in=sae.d_in,
-            d_sae=sae.d_sae,
-            l0=float(rate.sum()),
-            fvu=fvu,
-            dead=len(dead),
-            dense=len(dense),
-            mean_information=scores.mean(),
-            p999_information=scores.quantile(0.999),
-            near_duplicates=len(duplicates),
-            clusters=len(clusters),
-            clustered=sum(len(c.members) for c in clusters),
-            splits=len(suspects.splits[0]),
-            absorptions=num_absorptions,
-            absorption_candidates=suspects.num_candidates,
-            absorptions_checked=len(suspects.candidates[0]),
-        ),
+        summary=_summary(evidence, fvu, duplicates, clusters, suspects, num_absorptions),
         rankings=rankings,
         near_duplicates=duplicates.strongest(pairs),
         clusters=tuple(clusters[:pairs]),
         splits=suspects.strongest_splits(pairs),
         absorptions=absorptions,
-        dead=tuple(dead),
-        dense=tuple(dense),
+        dead=_where(rate == 0),
+        dense=_where(rate > DENSE),
         histograms={
             "firing_rate": histogram(rate[rate > 0].log10(), -6, 0),
             "nearest": histogram(nearest, -0.2, 1),
-            "information": histogram(scores.score.clamp_min(1e-30).log10(), -6, 0.5),
+            "information": histogram(evidence.scores.score.clamp_min(1e-30).log10(), -6, 0.5),
         },
         contexts={},
         limits=LIMITS,
     )
     if rows.origin is None or token_texts is None:
         return audit
-    return audit.with_contexts(top_contexts(codes, rows.origin, token_texts, audit.pairs()))
+    return replace(audit, contexts=top_contexts(codes, rows.origin, token_texts, audit.pairs()))
+
+
+def _summary(
+    evidence: Evidence,
+    fvu: float,
+    duplicates: NearDuplicates,
+    clusters: Sequence[Cluster],
+    suspects: Suspects,
+    num_absorptions: int,
+) -> Summary:
+    codes, scores = evidence.codes, evidence.scores
+    rate = codes.fired / codes.rows
+    return Summary(
+        rows=codes.rows,
+        d_in=evidence.decoder.shape[1],
+        d_sae=codes.d_sae,
+        l0=codes.value.numel() / codes.rows,
+        fvu=fvu,
+        dead=int((rate == 0).sum()),
+        dense=int((rate > DENSE).sum()),
+        mean_information=scores.mean(),
+        p999_information=scores.quantile(0.999),
+        near_duplicates=len(duplicates),
+        clusters=len(clusters),
+        clustered=sum(len(c.members) for c in clusters),
+        splits=len(suspects.splits[0]),
+        absorptions=num_absorptions,
+        absorption_candidates=suspects.num_candidates,
+        absorptions_checked=len(suspects.candidates[0]),
+    )
+
+
+def _where(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero().flatten().tolist())
 
 
 def _rankings(evidence: Evidence, count: int) -> dict[str, tuple[PairFigures, ...]]:

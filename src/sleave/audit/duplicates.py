@@ -27,6 +27,7 @@ from torch import Tensor
 from sleave.audit.evidence import Evidence
 from sleave.audit.limits import ALIKE, CORRELATED, OFTEN
 from sleave.audit.results import Cluster, NearDuplicate
+from sleave.dependence.correlation import pair_correlation
 
 
 class NearDuplicates:
@@ -50,8 +51,7 @@ class NearDuplicates:
         """Keep those of some pairs that are near-duplicates."""
         alike = cosine >= ALIKE
         i, j, cosine = i[alike], j[alike], cosine[alike]
-        encoder = self._evidence.encoder
-        by_encoders = (encoder[i] * encoder[j]).sum(1) >= ALIKE
+        by_encoders = pair_correlation(self._evidence.encoder, i, j) >= ALIKE
         by_codes = self._evidence.together(i, j) >= OFTEN
         by_codes[by_codes.clone()] = self._evidence.pearson(i[by_codes], j[by_codes]) >= CORRELATED
         kept = by_codes | by_encoders

@@ -9,6 +9,7 @@ from torch import Tensor
 from sleave.audit.results import PairFigures
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.codes.codes import Codes
+from sleave.dependence.correlation import pair_correlation
 from sleave.dependence.pairs import argsort_unique
 from sleave.dependence.scores import PairScores
 
@@ -78,7 +79,7 @@ class Evidence:
         columns = (
             *(i, j, self.information(i, j), normalized_information(rows, fired[i], fired[j], together)),
             *(self._correlation(i, j, dots, centred) for centred in (True, False)),
-            *((self.decoder[i] * self.decoder[j]).sum(1), (self.encoder[i] * self.encoder[j]).sum(1)),
+            *(pair_correlation(self.decoder, i, j), pair_correlation(self.encoder, i, j)),
             *(fired[i], fired[j], together, self.expected(i, j), fired[i] / rows, fired[j] / rows),
             *(_share(together, fired[j]), _share(together, fired[i]), _share(together, fired[i] + fired[j] - together)),
         )

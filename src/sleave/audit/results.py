@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -230,10 +230,6 @@ class Audit:
         for findings in (self.near_duplicates, self.splits, self.absorptions):
             found += [finding.pair for finding in findings]
         return list({(p.i, p.j): p for p in found}.values())
-
-    def with_contexts(self, contexts: Mapping[int, tuple[Context, ...]]) -> Audit:
-        """The same findings with the texts of the listed pairs."""
-        return replace(self, contexts=contexts)
 
     def to_dict(self) -> dict[str, Any]:
         """As nested JSON values; features are strings where they are keys, as JSON has it."""
