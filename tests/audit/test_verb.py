@@ -102,6 +102,12 @@ def test_a_store_that_moved_and_one_that_is_not_there_yet(study, audit, tmp_path
     assert found(out) == before
 
 
+def test_a_run_and_the_autoencoder_in_it_are_of_the_same_text(study):
+    run = study / "runs" / "mine"
+    assert jobs.own_recipe(run) == jobs.own_recipe(run / "sae")
+    assert jobs.own_recipe(run, {"harvest": {"store": "elsewhere"}}).harvest.store == "elsewhere"
+
+
 def test_in_python_nothing_is_written_without_a_folder(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sae = sleave.load(study / "runs" / "mine")

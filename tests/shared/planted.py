@@ -42,7 +42,7 @@ def trained(architecture: str, steps: int = 150) -> SparseAutoencoder:
     for step in range(steps):
         batch = x[torch.randint(len(x), (256,), generator=torch.Generator().manual_seed(step))]
         out = sae.training_pass(batch)
-        sparsity = sae.encode(batch).sum(1).mean() if architecture == "relu" else 0.0
+        sparsity = 0.0 if architecture == "topk" else sae.encode(batch).sum(1).mean()
         loss = (out.x_hat - batch).square().sum(1).mean() + 3.0 * sparsity
         optimizer.zero_grad()
         loss.backward()

@@ -6,8 +6,8 @@ at least, sign included. They *say* the same if either of two things shows it:
 * their codes: they fire together on 10 rows at least, and Pearson's correlation of the codes over all rows is 0.5 at
   least. A correlation does not change when a copy is scaled (s times the code, 1/s times the direction), and it is
   ruled by the rows on which the features fire strongly. Of two copies in a TopK autoencoder, often only one gets the
-  last place on a row, where both are weak: that halves the overlap of their firing and hardly moves the correlation.
-  It counts rows where one fires alone, so two features that exclude each other never pass.
+  last place on a row, where both are weak: that costs less of the correlation than of the overlap of their firing. It
+  counts rows where one fires alone, so two features that exclude each other never pass.
 * their encoders: the cosine of the encoder directions is 0.8 at least. So copies are found that fire on too few rows
   (or on none) for codes to show anything; and copies turned a little, whose codes may differ widely where the
   activations vary much along the direction in which they were turned. Biases and thresholds do not count: of two copies
