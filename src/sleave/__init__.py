@@ -23,6 +23,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sleave.activations.scaling import Scaling
     from sleave.activations.store import Store
+    from sleave.audit.audit import audit_rows
+    from sleave.audit.results import Audit
     from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
     from sleave.autoencoder.folding import fold
     from sleave.autoencoder.gated import GatedAutoencoder
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
+    "Audit": "audit.results",
     "BatchTopKAutoencoder": "autoencoder.batch_topk",
     "Codes": "codes.codes",
     "Estimation": "dependence.mutual_information",
@@ -78,6 +81,7 @@ _HOME = {
     "TemporalOrthogonality": "penalties.guided",
     "TopKAutoencoder": "autoencoder.topk",
     "attach": "interop.trainers",
+    "audit_rows": "audit.audit",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
     "fold": "autoencoder.folding",
@@ -93,6 +97,7 @@ _HOME = {
 
 # All of them but SparseAutoencoderEstimator, without whose optional package `from sleave import *` would fail.
 __all__ = [
+    "Audit",
     "BatchTopKAutoencoder",
     "Codes",
     "Estimation",
@@ -117,6 +122,7 @@ __all__ = [
     "TemporalOrthogonality",
     "TopKAutoencoder",
     "attach",
+    "audit_rows",
     "evaluate",
     "evaluate_rows",
     "fold",

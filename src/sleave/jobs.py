@@ -1,28 +1,37 @@
-"""The things one does: harvest, train, evaluate, compare. The command line and Python call the same functions."""
+"""The things one does: harvest, train, evaluate, compare, audit. Command line and Python call the same functions."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from sleave.activations.manifest import refuse_another_harvest
+from sleave.activations.manifest import MANIFEST, SPLITS, Manifest, Split, refuse_another_harvest
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
-from sleave.base.errors import SleaveError
-from sleave.base.files import exclusive
+from sleave.audit.audit import audit_rows
+from sleave.audit.contexts import TokenTexts
+from sleave.audit.results import Audit
+from sleave.audit.rows import Rows
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.environment import environment
+from sleave.base.errors import SleaveError, check_one_of
+from sleave.base.files import exclusive, read_toml, write_json, write_text
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.evaluation.overlap import Overlap
 from sleave.evaluation.overlap import overlap as overlap_of
 from sleave.interop.reading import load
 from sleave.recipe import Recipe, load_recipe, recipe_from
+from sleave.report.page import page
 from sleave.training.loop import train as train_run
-from sleave.training.run import RunDirectory
+from sleave.training.run import CONFIG, RunDirectory
+
+AUDIT_ROWS = 65_536
 
 
 def harvest(recipe: Recipe | str | Path) -> Store:
@@ -103,14 +112,18 @@ def _heldout(recipe: Recipe) -> tuple[Iterator[Tensor], float]:
     """Raw held-out rows, and how many there are (infinity, if that is not known); nothing is harvested for it."""
     if recipe.harvest.store is None:
         return open_source(recipe).heldout(recipe.evaluation.batch_rows), math.inf
+    rows = _finished_store(recipe, Path(recipe.harvest.store)).layer(_layer(recipe), "heldout")
+    return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
+
+
+def _finished_store(recipe: Recipe, path: Path) -> Store:
+    """A recipe's store, which must be there; the text and the model need not be there any more."""
     from sleave.language.reading import FILES, specification
 
-    store = Store.open(Path(recipe.harvest.store), verify=False)
+    store = Store.open(path, verify=False)
     wanted = specification(recipe.model, recipe.corpus, recipe.harvest)
-    # The text and the model need not be there any more.
     refuse_another_harvest(store.path, {**store.harvest, FILES: {}}, {**wanted, FILES: {}})
-    rows = store.layer(_layer(recipe), "heldout")
-    return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
+    return store
 
 
 def _layer(recipe: Recipe) -> int:
@@ -145,6 +158,105 @@ def overlap(first: RunDirectory | str | Path, second: RunDirectory | str | Path)
     runs = [r if isinstance(r, RunDirectory) else RunDirectory(r) for r in (first, second)]
     pairs = (runs[0].pairs(), runs[1].pairs())
     return overlap_of(load(runs[0].path).W_dec, load(runs[1].path).W_dec, pairs)
+
+
+def audit(
+    sae: SparseAutoencoder | str | Path,
+    recipe: Recipe | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    rows: int = AUDIT_ROWS,
+    pairs: int = 50,
+    split: str | None = None,
+) -> Audit:
+    """Find out how entangled an autoencoder is, and write what is found as audit.json and audit.html.
+
+    Args:
+        sae: the autoencoder, or the path of one that `sleave.load` opens.
+        recipe: a recipe (or its file) that names the language model, the text, the store and the layer; what is not
+            there is harvested. A run directory needs none: its own config.toml is one.
+        out: the folder to write into; nothing is written without one.
+        rows: how many rows (tokens) to read at most.
+        pairs: how many pairs each list has at most.
+        split: `heldout`, `train` or `all`; by default `heldout` for a run directory without another recipe, otherwise
+            `all`.
+
+    Raises:
+        SleaveError: there is no such autoencoder, recipe or store, they do not fit each other, or see `audit_rows`.
+    """
+    name = sae.architecture if isinstance(sae, SparseAutoencoder) else str(sae)
+    split = split or ("all" if recipe is not None else "heldout")
+    check_one_of("split", split, ("heldout", "train", "all"))
+    if rows < 2:
+        raise SleaveError(f"`rows` (= {rows}) must be at least 2; a useful audit reads some 10,000.")
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe) if recipe else own_recipe(sae)
+    sae = sae if isinstance(sae, SparseAutoencoder) else load(sae)
+    store, layer = _audited_store(recipe)
+    if store.d_in != sae.d_in:
+        raise SleaveError(
+            f"The autoencoder `{name}` reads activations of width {sae.d_in}, but those in `{store.path}` have width "
+            f"{store.d_in}. Give the model and layer that it was trained on."
+        )
+    splits: tuple[Split, ...] = SPLITS if split == "all" else (cast(Split, split),)
+    about = {
+        "autoencoder": name,
+        "architecture": sae.architecture,
+        "model": recipe.model.name,
+        "layer": str(layer),
+        "text": str(store.model.get("dataset_path", "")),
+        "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
+    }
+    read = Rows.of_store(store, layer, splits, rows)
+    result = audit_rows(sae, read, pairs=pairs, token_texts=_token_texts(recipe), about=about)
+    if out is not None:
+        write_json(Path(out) / "audit.json", result.to_dict() | {"environment": environment()})
+        write_text(Path(out) / "audit.html", page(result))
+    return result
+
+
+def own_recipe(sae: SparseAutoencoder | str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """What the run directory that an autoencoder's path is of says of its model, text and activations.
+
+    Raises:
+        SleaveError: it is no run directory, or its config.toml or the overrides have mistakes.
+    """
+    if not isinstance(sae, SparseAutoencoder):
+        for folder in (Path(sae), Path(sae).parent):  # runs/mine, and runs/mine/sae
+            if (config := folder / CONFIG).is_file():
+                # Not how it was trained, which does not matter and may be in the words of another version.
+                kept = ("model", "corpus", "harvest", "layer", "autoencoder")
+                values = {key: value for key, value in read_toml(config).items() if key in kept}
+                return recipe_from(values, overrides or {}, where=f"`{config}`")
+    raise SleaveError(
+        "Only a run directory of `sleave train` says itself which model and text its autoencoder is for. Give a recipe "
+        "that names both, the layer (`layer`) and a folder for the activations (`harvest.store`)."
+    )
+
+
+def _audited_store(recipe: Recipe) -> tuple[Store, int]:
+    if recipe.harvest.store is None:
+        raise SleaveError(
+            "An audit reads activations from disk, and the recipe has no `harvest.store`. Name a folder, such as "
+            "--harvest.store activations/mine; what is not there yet is harvested into it."
+        )
+    if recipe.layer is None and len(recipe.model.layers) > 1:
+        layers = ", ".join(map(str, recipe.model.layers))
+        raise SleaveError(f"The recipe reads layers {layers}. Say which one the autoencoder is of, such as --layer 8.")
+    path = Path(recipe.harvest.store)
+    there = (path / MANIFEST).is_file() and Manifest.read(path).complete
+    return (_finished_store(recipe, path) if there else harvest(recipe)), _layer(recipe)
+
+
+def _token_texts(recipe: Recipe) -> TokenTexts:
+    """What gives the texts of tokens; their numbers, and a remark, if the tokenizer is not there any more."""
+    from sleave.language.texts import token_texts
+
+    try:
+        return token_texts(recipe.model)
+    except SleaveError as error:
+        say(f"Tokens are shown by their numbers. {error}")
+        return lambda ids: [f"<{token}>" for token in ids]
 
 
 def runs_in(path: str | Path) -> list[RunDirectory]:

@@ -1,4 +1,4 @@
-"""The command line: `sleave harvest | train | evaluate | overlap | convert`."""
+"""The command line: `sleave harvest | train | evaluate | overlap | audit | convert`."""
 
 from sleave.cli.main import main
 

@@ -37,6 +37,12 @@ def parse_recipe(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Nam
         SleaveError: the recipe is missing or has mistakes.
     """
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file; see recipes/")
+    namespace, overrides = parse_settings(parser, arguments)
+    return namespace, load_recipe(namespace.recipe, overrides)
+
+
+def parse_settings(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Add an option for every setting to a parser; then the parser's own arguments, and the settings given, nested."""
     own = {action.dest for action in parser._actions}
     settings: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         Recipe,  # type: ignore[arg-type]  # it reads fields, and any model has those
@@ -49,7 +55,7 @@ def parse_recipe(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Nam
     namespace = parser.parse_args(arguments)
     chosen = argparse.Namespace(**{k: v for k, v in vars(namespace).items() if k not in own})
     overrides: dict[str, Any] = settings(parsed_args=chosen)()
-    return namespace, load_recipe(namespace.recipe, overrides)
+    return namespace, overrides
 
 
 def _show_values(parser: Parser, own: set[str], recipe: str | None) -> None:

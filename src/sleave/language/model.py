@@ -191,6 +191,17 @@ def _attention(config: Any) -> str | None:
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
 
 
+def load_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, without the model.
+
+    Raises:
+        SleaveError: it is missing.
+    """
+    source = _source(settings.name)
+    with quiet_transformers():
+        return _tokenizer(settings, source)
+
+
 def _tokenizer(settings: ModelSettings, source: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 

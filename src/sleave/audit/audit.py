@@ -1,0 +1,175 @@
+"""All findings about one autoencoder on some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sleave.audit.contexts import TokenTexts, top_contexts
+from sleave.audit.directions import Nearest, num_tiles, tiles
+from sleave.audit.duplicates import NearDuplicates
+from sleave.audit.evidence import Evidence
+from sleave.audit.limits import ABSORBED, LIMITS, OFTEN
+from sleave.audit.results import Audit, Cluster, Histogram, PairFigures, Summary
+from sleave.audit.rows import Rows, read_codes
+from sleave.audit.suspects import Suspects
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.errors import SleaveError
+from sleave.base.progress import progress
+from sleave.dependence.mutual_information import mutual_information
+from sleave.dependence.pairs import num_pairs, sorted_pairs
+from sleave.dependence.scores import PairScores
+from sleave.dependence.selection import top_pairs
+from sleave.evaluation.codes import DENSE
+
+BINS = 40
+
+
+@torch.no_grad()
+def audit_rows(
+    sae: SparseAutoencoder,
+    rows: Rows | Tensor,
+    *,
+    pairs: int = 50,
+    token_texts: TokenTexts | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Audit:
+    """Find out how entangled an autoencoder is.
+
+    All figures are exact over the rows. Memory grows with what fires and with the pairs that fire together.
+
+    Args:
+        sae: reads raw activations, as `sleave.load` gives it.
+        rows: raw activations, (rows, d_in) or `Rows.of_store`.
+        pairs: how many pairs each list has at most.
+        token_texts: gives the texts of token ids; without it, or if it is not known which token each row is, there are
+            no contexts.
+        about: names and values for the reader: which autoencoder, which text.
+
+    Raises:
+        SleaveError: fewer than two rows or features, rows of another width, NaN or infinite values, `pairs` below 1,
+            or not enough memory.
+    """
+    rows = rows if isinstance(rows, Rows) else Rows.of(rows.float())
+    if pairs < 1 or rows.count < 2 or sae.d_sae < 2:
+        raise SleaveError(
+            f"An audit needs 2 rows, 2 features and 1 pair at least; given were {rows.count} rows, an autoencoder of "
+            f"{sae.d_sae} features and pairs = {pairs}."
+        )
+    codes, fvu = read_codes(sae, rows)
+    with progress("Counting what fires together", 2, "rankings") as advance:
+        evidence = Evidence(sae, codes, mutual_information(codes))
+        advance(1, "")
+        rankings = _rankings(evidence, pairs)
+        advance(1, "")
+    nearest, duplicates, suspects = _walk(evidence)
+    clusters = duplicates.clusters()
+    absorptions, num_absorptions = suspects.absorptions(rows, pairs)
+    rate = codes.fired / codes.rows
+    audit = Audit(
+        about=dict(about or {}),
+        summary=_summary(evidence, fvu, duplicates, clusters, suspects, num_absorptions),
+        rankings=rankings,
+        near_duplicates=duplicates.strongest(pairs),
+        clusters=tuple(clusters[:pairs]),
+        splits=suspects.strongest_splits(pairs),
+        absorptions=absorptions,
+        dead=_where(rate == 0),
+        dense=_where(rate > DENSE),
+        histograms={
+            "firing_rate": histogram(rate[rate > 0].log10(), -6, 0),
+            "nearest": histogram(nearest, -0.2, 1),
+            "information": histogram(evidence.scores.score.clamp_min(1e-30).log10(), -6, 0.5),
+        },
+        contexts={},
+        limits=LIMITS,
+    )
+    if rows.origin is None or token_texts is None:
+        return audit
+    return replace(audit, contexts=top_contexts(codes, rows.origin, token_texts, audit.pairs()))
+
+
+def _summary(
+    evidence: Evidence,
+    fvu: float,
+    duplicates: NearDuplicates,
+    clusters: Sequence[Cluster],
+    suspects: Suspects,
+    num_absorptions: int,
+) -> Summary:
+    codes, scores = evidence.codes, evidence.scores
+    rate = codes.fired / codes.rows
+    return Summary(
+        rows=codes.rows,
+        d_in=evidence.decoder.shape[1],
+        d_sae=codes.d_sae,
+        l0=codes.value.numel() / codes.rows,
+        fvu=fvu,
+        dead=int((rate == 0).sum()),
+        dense=int((rate > DENSE).sum()),
+        mean_information=scores.mean(),
+        p999_information=scores.quantile(0.999),
+        near_duplicates=len(duplicates),
+        clusters=len(clusters),
+        clustered=sum(len(c.members) for c in clusters),
+        splits=len(suspects.splits[0]),
+        absorptions=num_absorptions,
+        absorption_candidates=suspects.num_candidates,
+        absorptions_checked=len(suspects.candidates[0]),
+    )
+
+
+def _where(mask: Tensor) -> tuple[int, ...]:
+    return tuple(mask.nonzero().flatten().tolist())
+
+
+def _rankings(evidence: Evidence, count: int) -> dict[str, tuple[PairFigures, ...]]:
+    """The strongest pairs three ways; of codes, only pairs that fire together on 10 rows at least."""
+    codes, decoder = evidence.codes, evidence.decoder
+    share = min(1.0, count / num_pairs(codes.d_sae))
+    correlated = top_pairs(codes, share, measure="pearson", min_coactivations=OFTEN)
+    aligned = top_pairs(decoder.t(), share)
+    chosen = {
+        "information": _most_informed(evidence.scores, count),
+        "correlation": (correlated.i, correlated.j),
+        "decoder": (aligned.i, aligned.j),
+    }
+    return {name: evidence.figures(i, j) for name, (i, j) in chosen.items()}
+
+
+def _most_informed(scores: PairScores, count: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    often = (scores.together >= OFTEN).nonzero().flatten()
+    score = scores.score[often]
+    if len(often) > count:
+        least = score.topk(count).values[-1]
+        often, score = often[score >= least], score[score >= least]
+    pairs = sorted_pairs(scores.i[often], scores.j[often], score).first(count)
+    return pairs.i, pairs.j
+
+
+def _walk(evidence: Evidence) -> tuple[Tensor, NearDuplicates, Suspects]:
+    """Everything that begins with like decoder directions, in one walk over all pairs."""
+    d_sae = evidence.codes.d_sae
+    nearest, duplicates, suspects = Nearest(d_sae), NearDuplicates(evidence), Suspects(evidence)
+    with progress("Comparing directions", num_tiles(d_sae), "tiles") as advance:
+        for row, column, tile in tiles(evidence.decoder):
+            nearest.add(row, column, tile)
+            i, j = (tile >= ABSORBED).nonzero(as_tuple=True)
+            cosine = tile[i, j]
+            duplicates.add(i + row, j + column, cosine)
+            suspects.add(i + row, j + column, cosine)
+            advance(1, "")
+    return nearest.cosine, duplicates, suspects
+
+
+def histogram(values: Float[Tensor, " n"], low: float, high: float, bins: int = BINS) -> Histogram:
+    """How many values lie in each of some bins of equal width from `low` to `high`; what is above is in the last."""
+    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
+    inside = values[values >= low].double()
+    place = ((inside - low) / (high - low) * bins).long().clamp_max(bins - 1)
+    counts = torch.bincount(place, minlength=bins)
+    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()), len(values) - len(inside))

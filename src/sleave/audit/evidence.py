@@ -1,0 +1,139 @@
+"""What is known of any two features: from their codes, and from their directions."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Float64, Int, Int64
+from torch import Tensor
+
+from sleave.audit.results import PairFigures
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.codes.codes import Codes
+from sleave.dependence.correlation import pair_correlation
+from sleave.dependence.pairs import argsort_unique
+from sleave.dependence.scores import PairScores
+
+ENTRIES = 1 << 22  # that are looked up at a time
+
+
+class Evidence:
+    """Figures of pairs (i, j), i < j, given as two tensors. Memory grows with what fires together, not with d_sae^2.
+
+    Attributes:
+        codes: of all audited rows.
+        scores: the mutual information of all pairs, in nats.
+        decoder: (d_sae, d_in) unit decoder directions (0 where a row is 0).
+        encoder: (d_sae, d_in) the same of the encoder.
+        b_dec: (d_in,) the decoder's bias.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, codes: Codes, scores: PairScores) -> None:
+        self.codes = codes
+        self.scores = scores
+        self.decoder = torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1)
+        self.encoder = torch.nn.functional.normalize(sae.W_enc.detach().float().t(), dim=1)
+        self.b_dec = sae.b_dec.detach().float()
+        key = scores.i * scores.d_sae + scores.j
+        self._order = argsort_unique(key)
+        self._key = key[self._order]
+        start, order = codes.by_feature
+        self._start = start
+        self._entry = codes.feature[order] * codes.rows + codes.row[order]  # ascends
+        self._value = codes.value[order].double()
+        self._moments = {centred: codes.moments(centred) for centred in (False, True)}
+
+    def together(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+        """On how many rows both fire."""
+        place, listed = self._listed(i, j)
+        return torch.where(listed, self.scores.together[place], 0) if len(self._key) else torch.zeros_like(i)
+
+    def expected(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """On how many rows both would fire, on average, were they independent."""
+        return self.codes.fired[i].double() * self.codes.fired[j].double() / self.codes.rows
+
+    def deviations(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """By how many standard deviations (of the hypergeometric distribution) `together` is below `expected`."""
+        expected, rows = self.expected(i, j), self.codes.rows
+        silent = (1 - self.codes.fired[i].double() / rows) * (1 - self.codes.fired[j].double() / rows)
+        variance = expected * silent * rows / max(1, rows - 1)
+        return torch.where(variance > 0, (expected - self.together(i, j)) / variance.sqrt(), 0)
+
+    def information(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """Mutual information of the codes, in nats, less what chance alone would give."""
+        group = self.scores.group
+        apart = self.scores.apart[group[i], group[j]]
+        place, listed = self._listed(i, j)
+        return torch.where(listed, self.scores.score[place], apart) if len(self._key) else apart
+
+    def pearson(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """Pearson's correlation of the codes; 0 for a feature that is constant."""
+        return self._correlation(i, j, self._dots(i, j), centred=True)
+
+    def _correlation(self, i: Tensor, j: Tensor, dots: Tensor, centred: bool) -> Float64[Tensor, " n"]:
+        mean, inverse = self._moments[centred]
+        return (dots - self.codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
+
+    def figures(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> tuple[PairFigures, ...]:
+        """All figures of some pairs."""
+        fired, rows, together, dots = self.codes.fired, self.codes.rows, self.together(i, j), self._dots(i, j)
+        columns = (
+            *(i, j, self.information(i, j), normalized_information(rows, fired[i], fired[j], together)),
+            *(self._correlation(i, j, dots, centred) for centred in (True, False)),
+            *(pair_correlation(self.decoder, i, j), pair_correlation(self.encoder, i, j)),
+            *(fired[i], fired[j], together, self.expected(i, j), fired[i] / rows, fired[j] / rows),
+            *(_share(together, fired[j]), _share(together, fired[i]), _share(together, fired[i] + fired[j] - together)),
+        )
+        return tuple(PairFigures(*values) for values in zip(*(c.tolist() for c in columns), strict=True))
+
+    def _listed(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each pair is in the lists of `scores`, and whether it is there at all."""
+        key = i * self.scores.d_sae + j
+        place = torch.searchsorted(self._key, key).clamp_max(max(0, len(self._key) - 1))
+        return (self._order[place], self._key[place] == key) if len(self._key) else (place, place < 0)
+
+    def _dots(self, i: Tensor, j: Tensor) -> Float64[Tensor, " n"]:
+        """f_i . f_j: the entries of the feature that fires less are looked up among those of the other."""
+        fired, dots = self.codes.fired, self._value.new_zeros(len(i))
+        rarer = torch.where(fired[i] <= fired[j], i, j)
+        other = i + j - rarer
+        upto = fired[rarer].cumsum(0)
+        first = 0
+        while first < len(i):
+            before = int(upto[first - 1]) if first else 0
+            last = max(first + 1, int(torch.searchsorted(upto, before + ENTRIES, right=True)))
+            part = slice(first, last)
+            pair, entry = _expanded(self._start[rarer[part]], fired[rarer[part]])
+            wanted = other[part][pair] * self.codes.rows + self._entry[entry] % self.codes.rows
+            place = torch.searchsorted(self._entry, wanted).clamp_max(max(0, len(self._entry) - 1))
+            hit = self._entry[place] == wanted
+            dots[part] = dots[part].index_add(0, pair[hit], (self._value[entry] * self._value[place])[hit])
+            first = last
+        return dots
+
+
+def normalized_information(
+    rows: int, fired_i: Int[Tensor, " n"], fired_j: Int[Tensor, " n"], together: Int[Tensor, " n"]
+) -> Float64[Tensor, " n"]:
+    """Mutual information of whether two features fire, over the smaller of the two entropies; 0 if that is 0."""
+
+    def phi(count: Tensor) -> Tensor:
+        return torch.xlogy(count.double(), count.double())
+
+    def entropy(count: Tensor) -> Tensor:
+        return phi(torch.full_like(count, rows)) - phi(count) - phi(rows - count)
+
+    cells = (together, fired_i - together, fired_j - together, rows - fired_i - fired_j + together)
+    joint = phi(torch.full_like(together, rows)) - sum(phi(c) for c in cells)
+    smaller = torch.minimum(entropy(fired_i), entropy(fired_j))
+    share = (entropy(fired_i) + entropy(fired_j) - joint) / smaller
+    return torch.where(smaller > 0, share, 0).clamp(0, 1)
+
+
+def _share(part: Tensor, whole: Tensor) -> Float[Tensor, " n"]:
+    return torch.where(whole > 0, part.double() / whole, 0)
+
+
+def _expanded(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """For runs start[p] .. start[p] + count[p] - 1, all their numbers, and which run each is of."""
+    run = torch.repeat_interleave(torch.arange(len(count)), count)
+    return run, torch.arange(len(run)) + (start - (count.cumsum(0) - count))[run]
