@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from gemma import gemma_recipe
 
 from sleave import jobs
 from sleave.activations.store import Store
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.files import load_tensors
 from sleave.interop.reading import load
-from sleave.recipe import Recipe, merged, recipe_from
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, as a share of the norm of the row it is in."""
     return float(((found - expected).abs().amax(dim=1) / expected.norm(dim=1).clamp(min=1e-30)).max())
-
-
-def gemma_recipe(folder: Path, **sections: Any) -> Recipe:
-    """A short run on the real model; tests share its store."""
-    values = {
-        "model": {"name": "packaged:gemma3-270m", "layers": [8], "device": "cpu"},
-        "corpus": [{"kind": "packaged", "name": "ag_news"}],
-        "harvest": {"store": str(folder / "gemma"), "max_tokens": 3000, "heldout_fraction": 0.2, "max_norm_ratio": 10},
-        "buffer": {"batch_contexts": 2, "buffer_contexts": 16, "refresh_batches": 4, "scaling": "standardise"},
-        "autoencoder": {"d_sae": 128},
-        "training": {"steps": 10, "precision": "float32", "device": "cpu"},
-    }
-    return recipe_from(merged(values, sections), {}, where="the test")
 
 
 @pytest.mark.slow

@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sleave.activations.scaling import Scaling
     from sleave.activations.store import Store
-    from sleave.audit.audit import audit_rows
-    from sleave.audit.results import Audit
+    from sleave.auditing.audit import audit_rows
+    from sleave.auditing.results import Audit
     from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
     from sleave.autoencoder.folding import fold
     from sleave.autoencoder.gated import GatedAutoencoder
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sleave.interop.reading import load
     from sleave.interop.trainers import attach
     from sleave.interop.writing import save
-    from sleave.jobs import evaluate, harvest, train
+    from sleave.jobs import audit, evaluate, harvest, train
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.information import InformationPenalty
     from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
@@ -81,7 +81,8 @@ _HOME = {
     "TemporalOrthogonality": "penalties.guided",
     "TopKAutoencoder": "autoencoder.topk",
     "attach": "interop.trainers",
-    "audit_rows": "audit.audit",
+    "audit": "jobs",
+    "audit_rows": "auditing.audit",
     "evaluate": "jobs",
     "evaluate_rows": "evaluation.evaluate",
     "fold": "autoencoder.folding",
@@ -122,6 +123,7 @@ __all__ = [
     "TemporalOrthogonality",
     "TopKAutoencoder",
     "attach",
+    "audit",
     "audit_rows",
     "evaluate",
     "evaluate_rows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +14,19 @@ from torch import Tensor
 from sleave.activations.manifest import MANIFEST, SPLITS, Manifest, Split, refuse_another_harvest
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
-from sleave.audit.audit import audit_rows
-from sleave.audit.contexts import TokenTexts
-from sleave.audit.results import Audit
-from sleave.audit.rows import Rows
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.contexts import TokenTexts
+from sleave.auditing.results import Audit
+from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.environment import environment
-from sleave.base.errors import SleaveError, check_one_of
+from sleave.base.errors import SampleNeeded, SleaveError, check_one_of
 from sleave.base.files import exclusive, read_toml, write_json, write_text
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.evaluation.overlap import Overlap
 from sleave.evaluation.overlap import overlap as overlap_of
+from sleave.interop.live import from_live
 from sleave.interop.reading import load
 from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.report.page import page
@@ -32,6 +34,7 @@ from sleave.training.loop import train as train_run
 from sleave.training.run import CONFIG, RunDirectory
 
 AUDIT_ROWS = 65_536
+SAMPLE = 8192  # rows that tell what an autoencoder leaves open
 
 
 def harvest(recipe: Recipe | str | Path) -> Store:
@@ -161,7 +164,7 @@ def overlap(first: RunDirectory | str | Path, second: RunDirectory | str | Path)
 
 
 def audit(
-    sae: SparseAutoencoder | str | Path,
+    sae: Any,
     recipe: Recipe | str | Path | None = None,
     out: str | Path | None = None,
     *,
@@ -172,7 +175,8 @@ def audit(
     """Find out how entangled an autoencoder is, and write what is found as audit.json and audit.html.
 
     Args:
-        sae: the autoencoder, or the path of one that `sleave.load` opens.
+        sae: the path of an autoencoder that `sleave.load` opens, or one in memory that `sleave.from_live` takes. Where
+            it leaves something open that activations tell, the first rows tell it.
         recipe: a recipe (or its file) that names the language model, the text, the store and the layer; what is not
             there is harvested. A run directory needs none: its own config.toml is one.
         out: the folder to write into; nothing is written without one.
@@ -184,44 +188,50 @@ def audit(
     Raises:
         SleaveError: there is no such autoencoder, recipe or store, they do not fit each other, or see `audit_rows`.
     """
-    name = sae.architecture if isinstance(sae, SparseAutoencoder) else str(sae)
+    name = str(sae) if isinstance(sae, str | Path) else type(sae).__name__
     split = split or ("all" if recipe is not None else "heldout")
     check_one_of("split", split, ("heldout", "train", "all"))
     if rows < 2:
         raise SleaveError(f"`rows` (= {rows}) must be at least 2; a useful audit reads some 10,000.")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe) if recipe else own_recipe(sae)
-    sae = sae if isinstance(sae, SparseAutoencoder) else load(sae)
+    read_it = load if isinstance(sae, str | Path) else from_live
+    opened: SparseAutoencoder | None = None
+    with suppress(SampleNeeded):  # before a harvest, which takes long, so that a wrong path is refused at once
+        opened = read_it(sae)
     store, layer = _audited_store(recipe)
-    if store.d_in != sae.d_in:
-        raise SleaveError(
-            f"The autoencoder `{name}` reads activations of width {sae.d_in}, but those in `{store.path}` have width "
-            f"{store.d_in}. Give the model and layer that it was trained on."
-        )
     splits: tuple[Split, ...] = SPLITS if split == "all" else (cast(Split, split),)
+    read = Rows.of_store(store, layer, splits, rows)
+    if opened is None:
+        opened = read_it(sae, sample=next(read.blocks(SAMPLE)))
+        say(f"`{name}` leaves open how it scales or cuts: found on the first {min(SAMPLE, read.count):,} rows.")
+    if store.d_in != opened.d_in:
+        raise SleaveError(
+            f"The autoencoder `{name}` reads activations of width {opened.d_in}, but those in `{store.path}` have "
+            f"width {store.d_in}. Give the model and layer that it was trained on."
+        )
     about = {
         "autoencoder": name,
-        "architecture": sae.architecture,
+        "architecture": opened.architecture,
         "model": recipe.model.name,
         "layer": str(layer),
         "text": str(store.model.get("dataset_path", "")),
         "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
     }
-    read = Rows.of_store(store, layer, splits, rows)
-    result = audit_rows(sae, read, pairs=pairs, token_texts=_token_texts(recipe), about=about)
+    result = audit_rows(opened, read, pairs=pairs, token_texts=_token_texts(recipe), about=about)
     if out is not None:
         write_json(Path(out) / "audit.json", result.to_dict() | {"environment": environment()})
         write_text(Path(out) / "audit.html", page(result))
     return result
 
 
-def own_recipe(sae: SparseAutoencoder | str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def own_recipe(sae: Any, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """What the run directory that an autoencoder's path is of says of its model, text and activations.
 
     Raises:
         SleaveError: it is no run directory, or its config.toml or the overrides have mistakes.
     """
-    if not isinstance(sae, SparseAutoencoder):
+    if isinstance(sae, str | Path):
         for folder in (Path(sae), Path(sae).parent):  # runs/mine, and runs/mine/sae
             if (config := folder / CONFIG).is_file():
                 # Not how it was trained, which does not matter and may be in the words of another version.

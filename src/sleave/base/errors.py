@@ -17,6 +17,10 @@ class NotEnoughMemory(SleaveError):
     """What was asked for would not fit into the memory that is free."""
 
 
+class SampleNeeded(SleaveError):
+    """A file leaves open what only activations can tell; `sleave.load(path, sample=x)` takes some."""
+
+
 def check_one_of(name: str, given: str, allowed: Iterable[str]) -> None:
     """Refuse a word that is not among those allowed.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
-from sleave.base.errors import SleaveError
+from sleave.base.errors import SampleNeeded, SleaveError
 from sleave.base.files import read_json
 from sleave.base.progress import say
 from sleave.codes.largest import largest_of_batch
@@ -136,7 +136,7 @@ def mean_norm_factor(sample: Tensor | None, d_in: int, where: str) -> float:
         SleaveError: no sample, or it does not fit.
     """
     if sample is None:
-        raise SleaveError(
+        raise SampleNeeded(
             f"{where} reads activations times sqrt(d_in) / mean ||x|| (normalize_activations = "
             "'expected_average_only_in'), and does not say what that factor was. SAELens opens such a file as if there "
             f"were none, and its codes are wrong. {GIVE}"
@@ -162,7 +162,7 @@ def with_threshold(
     """
     if threshold is None:
         if sample is None:
-            raise SleaveError(
+            raise SampleNeeded(
                 f"The threshold of {where} was never set (it was trained for few steps, or none). The library that "
                 f"wrote it would let every positive feature fire, far more than k = {k:g}. {GIVE}"
             )

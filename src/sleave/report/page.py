@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sleave.audit.results import Audit
+from sleave.auditing.results import Audit
 from sleave.report.columns import Column, Section, cards, sections
 from sleave.report.svg import histogram_svg
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 from rich.table import Table
 
-from sleave.audit.results import Audit
+from sleave.auditing.results import Audit
 from sleave.report.columns import Section, cards, sections
 
 ROWS = 10  # of each list; the files have more

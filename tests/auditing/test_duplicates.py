@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from sleave.audit.audit import audit_rows
-from sleave.audit.duplicates import components
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.duplicates import components
 from sleave.autoencoder.relu import ReLUAutoencoder
 
 

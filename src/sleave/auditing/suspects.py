@@ -23,10 +23,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from sleave.activations.scaling import Moments
-from sleave.audit.evidence import Evidence
-from sleave.audit.limits import ABSORBED, CANDIDATES, OFTEN, OWN, PRESENT, SELDOM, SPLIT, SURE
-from sleave.audit.results import AbsorptionSuspect, SplitSuspect
-from sleave.audit.rows import Rows, block_rows
+from sleave.auditing.evidence import Evidence
+from sleave.auditing.limits import ABSORBED, CANDIDATES, OFTEN, OWN, PRESENT, SELDOM, SPLIT, SURE
+from sleave.auditing.results import AbsorptionSuspect, SplitSuspect
+from sleave.auditing.rows import Rows, block_rows
 from sleave.base.progress import progress
 from sleave.codes.codes import Codes
 

@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sleave.audit.evidence import Evidence
-from sleave.audit.limits import ALIKE, CORRELATED, OFTEN
-from sleave.audit.results import Cluster, NearDuplicate
+from sleave.auditing.evidence import Evidence
+from sleave.auditing.limits import ALIKE, CORRELATED, OFTEN
+from sleave.auditing.results import Cluster, NearDuplicate
 from sleave.dependence.correlation import pair_correlation
 
 

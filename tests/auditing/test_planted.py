@@ -6,7 +6,7 @@ import pytest
 import torch
 from planted import ARCHITECTURES, D_IN, D_SAE, activations, trained, with_copies
 
-from sleave.audit.audit import audit_rows
+from sleave.auditing.audit import audit_rows
 from sleave.autoencoder.relu import ReLUAutoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

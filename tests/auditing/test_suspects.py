@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sleave.audit.audit import audit_rows
-from sleave.audit.evidence import Evidence
-from sleave.audit.rows import Rows, read_codes
-from sleave.audit.suspects import projections
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.evidence import Evidence
+from sleave.auditing.rows import Rows, read_codes
+from sleave.auditing.suspects import projections
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.dependence.mutual_information import mutual_information
 

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sleave.audit.contexts import TokenTexts, top_contexts
-from sleave.audit.directions import Nearest, num_tiles, tiles
-from sleave.audit.duplicates import NearDuplicates
-from sleave.audit.evidence import Evidence
-from sleave.audit.limits import ABSORBED, LIMITS, OFTEN
-from sleave.audit.results import Audit, Cluster, Histogram, PairFigures, Summary
-from sleave.audit.rows import Rows, read_codes
-from sleave.audit.suspects import Suspects
+from sleave.auditing.contexts import TokenTexts, top_contexts
+from sleave.auditing.directions import Nearest, num_tiles, tiles
+from sleave.auditing.duplicates import NearDuplicates
+from sleave.auditing.evidence import Evidence
+from sleave.auditing.limits import ABSORBED, LIMITS, OFTEN
+from sleave.auditing.results import Audit, Cluster, Histogram, PairFigures, Summary
+from sleave.auditing.rows import Rows, read_codes
+from sleave.auditing.suspects import Suspects
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress

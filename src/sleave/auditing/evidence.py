@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from sleave.audit.results import PairFigures
+from sleave.auditing.results import PairFigures
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.codes.codes import Codes
 from sleave.dependence.correlation import pair_correlation

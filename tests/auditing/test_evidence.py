@@ -15,11 +15,11 @@ from planted import activations, trained
 from scipy.stats import hypergeom
 from sklearn.metrics import mutual_info_score, r2_score
 
-from sleave.audit import directions, evidence
-from sleave.audit.audit import audit_rows, histogram
-from sleave.audit.evidence import Evidence, normalized_information
-from sleave.audit.limits import OFTEN
-from sleave.audit.rows import Rows, read_codes
+from sleave.auditing import directions, evidence
+from sleave.auditing.audit import audit_rows, histogram
+from sleave.auditing.evidence import Evidence, normalized_information
+from sleave.auditing.limits import OFTEN
+from sleave.auditing.rows import Rows, read_codes
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.dependence.mutual_information import mutual_information
