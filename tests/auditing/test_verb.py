@@ -145,7 +145,7 @@ def test_an_audit_takes_the_place_of_the_one_before(study, audit):
     [
         ((), "the following arguments are required: PATH"),
         (("nowhere",), "Only a run directory of `sleave train` says itself which model and text"),
-        (("nowhere", "RECIPE", "--layer", "2"), "`nowhere` holds no autoencoder"),
+        (("nowhere", "RECIPE", "--layer", "2"), "`nowhere` does not exist"),
         (("RUN", "RECIPE"), "The recipe reads layers 0, 2. Say which one the autoencoder is of, such as --layer 8."),
         (("RUN", "--harvest.store", "None"), "the recipe has no `harvest.store`"),
         (("RUN", "--split", "some"), "invalid choice: 'some'"),

@@ -88,7 +88,7 @@ def test_what_is_saved_is_what_was_trained(kind, store, tmp_path):
         training={"precision": "float32", "steps": STEPS},
     )
     run = trained(tmp_path / "run", settings, store)
-    theirs = sae_lens.SAE.load_from_disk(run.sae)
+    theirs = sae_lens.SAE.load_from_disk(run.sae).requires_grad_(False)
     x = next(open_source(store).heldout(50)).float()
     acts = theirs.encode(x)
     assert 0 < float((acts > 0).sum(1).float().mean()) < 12

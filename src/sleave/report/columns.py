@@ -64,14 +64,14 @@ PAIR: tuple[Column[PairFigures], ...] = (
     Column(
         "I", "mutual information of the codes, in nats, less what chance alone gives", lambda p: p.information, ".4f"
     ),
-    Column("I/H", "information on whether each fires, over the smaller entropy", lambda p: p.normalized, ".3f"),
+    Column("I/H", "information on whether each fires, over the smaller entropy", lambda p: p.normalized, ".3f", False),
     Column("r", "Pearson's correlation of the codes", lambda p: p.pearson, ".3f"),
     Column("C", "uncentred cosine of the codes", lambda p: p.cosine, ".3f", False),
     Column("decoder", "cosine of the decoder directions", lambda p: p.decoder, ".3f"),
     Column("encoder", "cosine of the encoder directions", lambda p: p.encoder, ".3f"),
     Column("together", "rows on which both fire", lambda p: p.together, ",d"),
-    Column("1st fires", "share of rows on which the first fires", lambda p: p.rate_i, ".3%"),
-    Column("2nd fires", "share of rows on which the second fires", lambda p: p.rate_j, ".3%"),
+    Column("1st fires", "share of rows on which the first fires", lambda p: p.rate_i, ".3%", False),
+    Column("2nd fires", "share of rows on which the second fires", lambda p: p.rate_j, ".3%", False),
     Column("2nd|1st", "share of the first's rows on which the second fires", lambda p: p.j_given_i, ".1%", False),
     Column("1st|2nd", "share of the second's rows on which the first fires", lambda p: p.i_given_j, ".1%", False),
     Column("Jaccard", "rows on which both fire, over those on which either does", lambda p: p.jaccard, ".3f", False),
@@ -93,7 +93,7 @@ def _evidence(found: NearDuplicate) -> str:
 
 DUPLICATE: tuple[Column[NearDuplicate], ...] = (
     *_of_pair(PAIR),
-    Column("shown by", "what shows that they say the same", _evidence, None),
+    Column("shown by", "what shows that they say the same", _evidence, None, False),
 )
 
 
@@ -112,7 +112,7 @@ CLUSTER: tuple[Column[Cluster], ...] = (
 
 TOGETHER: tuple[Column[Any], ...] = (
     Column("decoder", "cosine of the decoder directions", lambda s: s.pair.decoder, ".3f"),
-    Column("encoder", "cosine of the encoder directions", lambda s: s.pair.encoder, ".3f"),
+    Column("encoder", "cosine of the encoder directions", lambda s: s.pair.encoder, ".3f", False),
     Column("together", "rows on which both fire", lambda s: s.pair.together, ",d"),
     Column("by chance", "rows on which both would, were they independent", lambda s: s.pair.expected, ",.1f"),
     Column(
@@ -126,10 +126,18 @@ SPLIT: tuple[Column[SplitSuspect], ...] = (
 ABSORPTION: tuple[Column[AbsorptionSuspect], ...] = (
     *TOGETHER,
     Column(
-        "parent on", "mean projection on the parent's direction where it fires", lambda s: s.where_parent_fires, ".4g"
+        "parent on",
+        "mean projection on the parent's direction where it fires",
+        lambda s: s.where_parent_fires,
+        ".4g",
+        False,
     ),
     Column(
-        "child alone", "the same where the child fires and the parent does not", lambda s: s.where_child_alone, ".4g"
+        "child alone",
+        "the same where the child fires and the parent does not",
+        lambda s: s.where_child_alone,
+        ".4g",
+        False,
     ),
     Column("ratio", "the latter over the former", lambda s: s.ratio, ".2f"),
 )
