@@ -20,13 +20,13 @@ def snippets() -> list[str]:
 
 
 def test_the_penalty_in_a_training_loop():
-    """The first snippet, with an autoencoder and batches of the reader's."""
+    """That snippet, with an autoencoder and batches of the reader's."""
     sae = sleave.ReLUAutoencoder(6, 40)
     for p in sae.parameters():
         torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
     batches = [torch.randn(50, 6, generator=torch.Generator().manual_seed(n)) for n in range(2)]
     names = {"sae": sae, "batches": batches}
-    exec(snippets()[0].replace("    ...\n", ""), names)
+    exec(next(s for s in snippets() if "any autoencoder's" in s).replace("    ...\n", ""), names)
     penalty, acts = names["penalty"], names["acts"]
     assert len(penalty.pairs) == 1  # 0.1% of 780 pairs
     with_penalty = sae.W_enc.grad.clone()

@@ -112,7 +112,7 @@ def test_in_python_nothing_is_written_without_a_folder(study, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     sae = sleave.load(study / "runs" / "mine")
     result = jobs.audit(sae, jobs.own_recipe(study / "runs" / "mine"), rows=50)
-    assert (result.summary.rows, result.about["autoencoder"]) == (50, "relu")
+    assert (result.summary.rows, result.about["autoencoder"]) == (50, "ReLUAutoencoder")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -165,7 +165,7 @@ def test_mistakes(study, audit, arguments, message):
 
 def test_another_width(study, tmp_path):
     sae = sleave.ReLUAutoencoder(5, 8)
-    message = r"The autoencoder `relu` reads activations of width 5, but those in `.*store` have width 16\."
+    message = r"The autoencoder `ReLUAutoencoder` reads activations of width 5, but those in `.*store` have width 16\."
     with pytest.raises(SleaveError, match=message):
         jobs.audit(sae, jobs.own_recipe(study / "runs" / "mine"), tmp_path)
 
