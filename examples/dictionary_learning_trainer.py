@@ -1,5 +1,6 @@
 """dictionary_learning trains, sleave keeps features from saying the same thing.
 
+    pip install dictionary-learning
     python examples/dictionary_learning_trainer.py
 
 Trains the same dictionary with dictionary_learning's own `trainSAE` without and with a penalty, opens what it saved

@@ -62,7 +62,7 @@ def test_finds_the_features_that_made_the_rows(kind):
     model = estimator(architecture=kind, k=2, sparsity_weight=weight, lr=3e-3, steps=600, batch_size=512).fit(X[:2500])
     components = model.components_ / np.linalg.norm(model.components_, axis=1, keepdims=True)
     # Matryoshka's first features are each to stand for several of these, which have no hierarchy.
-    assert (components @ directions.T).max(axis=0).mean() > (0.88 if kind == "matryoshka" else 0.92)
+    assert (components @ directions.T).max(axis=0).mean() > (0.85 if kind == "matryoshka" else 0.92)
     assert model.score(X[2500:]) > 0.8
     assert 0.5 < (model.transform(X[2500:]) > 0).sum(axis=1).mean() < 4
 
@@ -227,8 +227,8 @@ def test_progress_is_off_unless_asked_for(capsys):
         ({"scaling": "standardize"}, r"`scaling` \(= 'standardize'\) must be one of 'none', 'norm', 'standardise'"),
         ({"d_sae": 1}, r"`autoencoder.d_sae` \(= 1\): .* greater than or equal to 2"),
         ({"steps": 0}, r"`training.steps` \(= 0\)"),
-        ({"batch_size": 0}, r"`batch_size` \(= 0\) must be at least 1"),
-        ({"architecture": "topk", "k": 49}, r"`k` \(= 49\) must be above 0 and at most d_sae \(= 48\)"),
+        ({"batch_size": 0}, r"`batch_size` \(= 0\) must be a whole number, at least 1"),
+        ({"architecture": "topk", "k": 49}, r"k \(= 49\) must be at most d_sae \(= 48\)"),
         ({"settings": {"training": {"step": 3}}}, "`training.step` is not a setting. Did you mean `steps`?"),
     ],
 )

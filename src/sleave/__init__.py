@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 # Where each public name lives; imported when first asked for, so that `import sleave` does not wait for torch.
 _HOME = {
-    "Audit": "audit.results",
+    "Audit": "auditing.results",
     "BatchTopKAutoencoder": "autoencoder.batch_topk",
     "Codes": "codes.codes",
     "Estimation": "dependence.mutual_information",

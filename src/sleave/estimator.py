@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, get_args
 
 import numpy as np
@@ -215,8 +216,10 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _run_settings(self, rows: int, columns: int) -> RunSettings:
         check_one_of("scaling", self.scaling, get_args(ScalingKind))
-        if self.batch_size < 1:
-            raise SleaveError(f"`batch_size` (= {self.batch_size}) must be at least 1.")
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise SleaveError(f"`batch_size` (= {self.batch_size!r}) must be a whole number, at least 1.")
+        if not isinstance(self.settings or {}, Mapping):
+            raise SleaveError(f"`settings` (= {self.settings!r}) must be nested dictionaries, as a recipe has them.")
         d_sae = FEATURES_PER_COLUMN * columns if self.d_sae is None else self.d_sae
         # At the usual rate a feature would begin dead where there are few rows.
         rate = max(ReLUSettings.model_fields["firing_rate"].default, min(3 / rows, 0.5))

@@ -34,6 +34,7 @@ from sleave.training.loop import train as train_run
 from sleave.training.run import CONFIG, RunDirectory
 
 AUDIT_ROWS = 65_536
+FEW_ROWS = 10_000
 SAMPLE = 8192  # rows that tell what an autoencoder leaves open
 
 
@@ -64,6 +65,8 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
         Interrupted: a signal asked to stop; everything is saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise SleaveError(f"`{out}` is there and is no folder. Choose another place for the run.")
     layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
     for layer, run in zip(layers, runs, strict=True):
@@ -188,11 +191,19 @@ def audit(
     Raises:
         SleaveError: there is no such autoencoder, recipe or store, they do not fit each other, or see `audit_rows`.
     """
+    if isinstance(recipe, Tensor):
+        raise SleaveError(
+            "`sleave.audit` reads text through a model; for rows in memory: sleave.audit_rows(sae, rows)."
+        )
     name = str(sae) if isinstance(sae, str | Path) else type(sae).__name__
     split = split or ("all" if recipe is not None else "heldout")
     check_one_of("split", split, ("heldout", "train", "all"))
-    if rows < 2:
-        raise SleaveError(f"`rows` (= {rows}) must be at least 2; a useful audit reads some 10,000.")
+    if rows < 2 or pairs < 1:  # before anything that takes long
+        raise SleaveError(
+            f"`rows` (= {rows}) must be at least 2 (a useful audit reads some 10,000), `pairs` (= {pairs}) at least 1."
+        )
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise SleaveError(f"`{out}` is there and is no folder. Choose another place for the audit.")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe) if recipe else own_recipe(sae)
     read_it = load if isinstance(sae, str | Path) else from_live
@@ -202,6 +213,8 @@ def audit(
     store, layer = _audited_store(recipe)
     splits: tuple[Split, ...] = SPLITS if split == "all" else (cast(Split, split),)
     read = Rows.of_store(store, layer, splits, rows)
+    if read.count < FEW_ROWS:
+        say(f"Only {read.count:,} rows: rare features and suspects say little below some {FEW_ROWS:,}.")
     if opened is None:
         opened = read_it(sae, sample=next(read.blocks(SAMPLE)))
         say(f"`{name}` leaves open how it scales or cuts: found on the first {min(SAMPLE, read.count):,} rows.")
@@ -219,6 +232,8 @@ def audit(
         "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
     }
     result = audit_rows(opened, read, pairs=pairs, token_texts=_token_texts(recipe), about=about)
+    if result.summary.fvu > 1:
+        say(f"The reconstruction is worse than the mean (FVU {result.summary.fvu:.2f}): another model, layer or scale?")
     if out is not None:
         write_json(Path(out) / "audit.json", result.to_dict() | {"environment": environment()})
         write_text(Path(out) / "audit.html", page(result))
@@ -232,6 +247,8 @@ def own_recipe(sae: Any, overrides: Mapping[str, Any] | None = None) -> Recipe:
         SleaveError: it is no run directory, or its config.toml or the overrides have mistakes.
     """
     if isinstance(sae, str | Path):
+        if not Path(sae).exists():
+            raise SleaveError(f"`{sae}` does not exist. Give a run directory, or what another library saved.")
         for folder in (Path(sae), Path(sae).parent):  # runs/mine, and runs/mine/sae
             if (config := folder / CONFIG).is_file():
                 # Not how it was trained, which does not matter and may be in the words of another version.

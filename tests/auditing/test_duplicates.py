@@ -97,3 +97,15 @@ def test_components(count, data):
     theirs = torch.tensor(connected_components(graph, directed=False)[1])
     assert torch.equal(mine[:, None] == mine, theirs[:, None] == theirs)
     assert all(int(mine[k]) == min((mine == mine[k]).nonzero().flatten().tolist()) for k in range(count))
+
+
+def test_features_that_exclude_each_other_say_different_things_whatever_their_encoders():
+    """One feature split by context: like encoders and decoders, and never on the same row."""
+    x = torch.zeros(2000, 4)
+    x[::10, 0], x[5::10, 0] = 1.0, 1.0
+    x[::10, 1], x[5::10, 1] = 2.5, -2.5
+    both = [[1, 0.3, 0, 0], [1, -0.3, 0, 0]]
+    audit = audited(both, both, x)
+    assert audit.near_duplicates == ()
+    assert [(s.pair.i, s.pair.j, s.pair.together) for s in audit.splits] == [(0, 1, 0)]
+    assert audit.splits[0].pair.decoder > 0.8

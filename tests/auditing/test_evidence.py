@@ -51,6 +51,7 @@ def brute(sae, acts, i, j):
     a, b, n = fires[:, i], fires[:, j], len(acts)
     f, g = acts[:, i], acts[:, j]
     W, V = sae.W_dec.double().numpy(), sae.W_enc.t().double().numpy()
+    spread = small()[1].double().numpy().std(0)
 
     def cosine(u, v):
         return u @ v / (np.linalg.norm(u) * np.linalg.norm(v)) if u.any() and v.any() else 0.0
@@ -67,6 +68,7 @@ def brute(sae, acts, i, j):
         "pearson": cosine(f - f.mean(), g - g.mean()),
         "cosine": cosine(f, g),
         "decoder": cosine(W[i], W[j]),
+        "standardised": cosine(W[i] / spread, W[j] / spread),
         "encoder": cosine(V[i], V[j]),
         "fired_i": a.sum(),
         "fired_j": b.sum(),
@@ -144,9 +146,9 @@ def test_a_pair_that_never_fires_together():
     x = torch.eye(4).repeat(30, 1)
     sae = ReLUAutoencoder(4, 4)
     sae.W_enc.data, sae.W_dec.data = torch.eye(4), torch.eye(4)
-    codes, fvu = read_codes(sae.requires_grad_(False), Rows.of(x))
+    codes, fvu, deviation = read_codes(sae.requires_grad_(False), Rows.of(x))
     assert fvu == 0
-    known = Evidence(sae, codes, mutual_information(codes))
+    known = Evidence(sae, codes, mutual_information(codes), deviation)
     i, j = torch.tensor([0]), torch.tensor([1])
     (figure,) = known.figures(i, j)
     assert (figure.together, figure.cosine, figure.expected) == (0, 0.0, 30 * 30 / 120)
@@ -210,5 +212,5 @@ def test_mistakes():
 def test_of_what_fires_alone_and_of_all_codes_the_same():
     """Codes in either form: TopK gives what fires, ReLU all."""
     sae, x = trained("topk"), activations(600)
-    codes, _ = read_codes(sae, Rows.of(x))
+    codes, *_ = read_codes(sae, Rows.of(x))
     assert torch.equal(codes.to_dense(), sae.encode(x))

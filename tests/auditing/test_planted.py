@@ -7,6 +7,7 @@ import torch
 from planted import ARCHITECTURES, D_IN, D_SAE, activations, trained, with_copies
 
 from sleave.auditing.audit import audit_rows
+from sleave.autoencoder.folding import fold
 from sleave.autoencoder.relu import ReLUAutoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,8 +55,12 @@ def test_codes_show_exact_copies_also_where_copies_compete(sae):
     assert all(shown[pair] for pair in planted(of))
 
 
-def test_a_random_orthogonal_dictionary_has_none():
+@pytest.mark.parametrize("width", [1.0, 100.0])
+def test_a_random_orthogonal_dictionary_has_none(width):
+    """Also one that is orthogonal in the units of a standardised training, where one dimension is wide."""
     g = torch.Generator().manual_seed(1)
+    scale = torch.ones(D_IN)
+    scale[0] = 1 / width
     x = activations()
     sae = ReLUAutoencoder(D_IN, D_IN, True)
     with torch.no_grad():
@@ -63,6 +68,8 @@ def test_a_random_orthogonal_dictionary_has_none():
         sae.W_enc.copy_(sae.W_dec.t())
         sae.b_dec.copy_(x.mean(0))
         sae.b_enc.fill_(-0.5)
+    if width > 1:
+        sae, x = fold(sae, torch.zeros(D_IN), scale), x / scale
     audit = audit_rows(sae.requires_grad_(False), x)
     s = audit.summary
     assert (s.near_duplicates, s.clusters, s.splits, s.absorptions, s.absorption_candidates) == (0, 0, 0, 0, 0)

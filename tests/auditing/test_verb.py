@@ -118,8 +118,9 @@ def test_in_python_nothing_is_written_without_a_folder(study, tmp_path, monkeypa
 
 def test_without_out_it_is_named_after_the_path(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["audit", str(study / "runs" / "mine")]) == 0
-    assert (tmp_path / "audits" / "mine" / "audit.html").is_file()
+    shutil.copytree(study / "runs" / "mine", tmp_path / "runs" / "mine")
+    assert main(["audit", "runs/mine", "--harvest.store", str(study / "store")]) == 0
+    assert (tmp_path / "audits" / "runs_mine" / "audit.html").is_file()
 
 
 def test_without_a_tokenizer_tokens_are_numbers(study, audit, tmp_path, monkeypatch):
@@ -144,13 +145,13 @@ def test_an_audit_takes_the_place_of_the_one_before(study, audit):
     ("arguments", "message"),
     [
         ((), "the following arguments are required: PATH"),
-        (("nowhere",), "Only a run directory of `sleave train` says itself which model and text"),
+        (("nowhere",), "`nowhere` does not exist"),
         (("nowhere", "RECIPE", "--layer", "2"), "`nowhere` does not exist"),
         (("RUN", "RECIPE"), "The recipe reads layers 0, 2. Say which one the autoencoder is of, such as --layer 8."),
         (("RUN", "--harvest.store", "None"), "the recipe has no `harvest.store`"),
         (("RUN", "--split", "some"), "invalid choice: 'some'"),
         (("RUN", "--rows", "1"), "`rows` (= 1) must be at least 2"),
-        (("RUN", "--pairs", "0"), "pairs = 0"),
+        (("RUN", "--pairs", "0"), "`pairs` (= 0)"),
         (("RUN", "--harvest.context_length", "9"), "holds the activations of another harvest"),
         (("RUN", "--zzz", "9"), "--zzz is not an option. `sleave audit --help` lists them."),
     ],

@@ -112,11 +112,16 @@ def test_jumprelu_learns_its_threshold_as_sae_lens_has_it():
 
 
 def test_a_threshold_does_not_fall_below_zero():
-    sae = build("jumprelu")
-    with torch.no_grad():
-        sae.threshold.sub_(5)
-    sae.track(rows(), None)
-    assert sae.threshold.detach().min() == 0
+    sae = JumpReLUAutoencoder(D_IN, D_SAE, threshold=0.001)
+    for p in (sae.W_enc, sae.W_dec):
+        torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(0))
+    stepper = Stepper(sae, OptimizerSettings(), TrainingSettings(precision="float32"), None)
+    reached = False
+    for step in range(5):
+        stepper.step(rows(seed=step), lr=0.01, sparsity_weight=0.0)
+        assert sae.threshold.detach().min() >= 0
+        reached |= bool((sae.threshold == 0).any())
+    assert reached
 
 
 def test_gated_loss_as_sae_lens_has_it_but_for_the_frozen_decoder():
@@ -242,7 +247,8 @@ def test_what_has_no_threshold_yet_is_not_saved(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TopKAutoencoder(4, 8, k=9), r"`k` \(= 9\) must be above 0 and at most d_sae \(= 8\)"),
+        (lambda: TopKAutoencoder(4, 8, k=9), r"`k` \(= 9\) must be a whole number above 0 and at most d_sae \(= 8\)"),
+        (lambda: TopKAutoencoder(4, 8, k=0.5), r"`k` \(= 0.5\) must be a whole number"),
         (lambda: BatchTopKAutoencoder(4, 8, k=0), r"`k` \(= 0\) must be above 0"),
         (lambda: TopKAutoencoder(4, 8, k=2, aux_weight=-1), r"`aux_weight` \(= -1\) must be at least 0"),
         (lambda: MatryoshkaAutoencoder(4, 8, k=2, widths=(4, 4, 8)), r"`widths` \(= \[4, 4, 8\]\) must ascend"),
@@ -283,3 +289,32 @@ def test_nothing_of_batch_times_d_sae_is_made(kind, penalty, monkeypatch):
         result = stepper.step(rows(batch), lr=1e-3, sparsity_weight=0, dead=torch.arange(d_sae) < 20)
     assert result.auxiliary > 0
     assert sizes.most < batch * d_sae / 8
+
+
+def test_dropout_is_the_same_for_all_nested_dictionaries():
+    """With nearly all codes dropped, the inner errors are those of next to nothing, too."""
+    cls, arguments = KINDS["matryoshka"]
+    sae = cls(D_IN, D_SAE, **arguments, dropout=0.99)
+    sae.load_state_dict(build("matryoshka").state_dict())
+    torch.manual_seed(0)
+    with torch.no_grad():
+        first, second = (sae.training_pass(rows()).auxiliary for _ in range(2))
+    assert float(first) != float(second)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batch_topk"])
+def test_rows_that_are_not_finite_are_refused_where_they_would_vanish(kind):
+    x = rows()
+    x[3, 2] = float("nan")
+    with pytest.raises(SleaveError, match="activations hold NaN or infinite values"):
+        build(kind).train().encode(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_topk_in_other_precisions(dtype):
+    sae, x = build("topk"), rows()
+    ours = sae.to(dtype).encode(x.to(dtype))
+    expected = build("topk").encode(x)
+    assert ((expected > 0) == (ours > 0)).float().mean() > 0.98
+    both = (ours > 0) & (expected > 0)
+    torch.testing.assert_close(ours[both].float(), expected[both], rtol=0.1, atol=0.1)

@@ -8,7 +8,12 @@ from sleave.base.errors import SleaveError
 from sleave.evaluation.table import screen_table, warnings, write_table
 
 WHOLE = {
-    "training": {"seconds_per_step": 0.12345, "peak_memory_bytes": 2_340_000_000},
+    "training": {
+        "architecture": "topk",
+        "constraint": "mi",
+        "seconds_per_step": 0.12345,
+        "peak_memory_bytes": 2_340_000_000,
+    },
     "evaluation": {
         "rows": 16_384,
         "scaled": {"mse": 123.456, "fvu": 0.12345},
@@ -35,6 +40,8 @@ def test_csv(tmp_path):
     of = {name: (x, y) for name, x, y in zip(head, a, b, strict=True)}
     assert of == {
         "run": ("runs/a", "runs/b, 2|3"),
+        "architecture": ("topk", "-"),
+        "constraint": ("mi", "-"),
         "MSE": ("123.5", "-"),
         "FVU": ("0.1235", "0.5000"),
         "FVU, raw": ("0.2000", "-"),
@@ -60,16 +67,18 @@ def test_csv(tmp_path):
 def test_markdown(tmp_path):
     write_table(tmp_path / "t.md", RUNS)
     lines = (tmp_path / "t.md").read_text().splitlines()
-    assert lines[:4] == [
+    assert lines[:6] == [
         "| run | runs/a | runs/b, 2\\|3 |",
         "| --- | ---: | ---: |",
+        "| architecture | topk | - |",
+        "| constraint | mi | - |",
         "| held-out rows | 16,384 | - |",
         "| 99.9th percentile of \\|C\\| | 0.2500 | - |",
     ]
     assert "| FVU | 0.1235 | 0.5000 |" in lines
     assert "| peak \\|C\\| | 0.988 | - |" in lines
     assert "| active features | 12,345 | - |" in lines
-    assert len(lines) == 21
+    assert len(lines) == 23
 
 
 def test_screen():

@@ -303,7 +303,7 @@ def test_live_ones_that_cannot_be_read_are_refused_too():
         ),
         ({"architecture": "jumprelu"}, "It lacks threshold. It is not what it says"),
         ({"architecture": "topk", "k": "many"}, "k = 'many'; it must be a number above 0"),
-        ({"architecture": "topk", "k": 41}, r"`k` \(= 41\) must be above 0 and at most d_sae"),
+        ({"architecture": "topk", "k": 41}, r"`k` \(= 41\) must be a whole number above 0 and at most d_sae"),
     ],
 )
 def test_settings_that_do_not_fit(change, message, tmp_path):

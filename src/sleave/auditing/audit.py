@@ -54,15 +54,18 @@ def audit_rows(
         SleaveError: fewer than two rows or features, rows of another width, NaN or infinite values, `pairs` below 1,
             or not enough memory.
     """
-    rows = rows if isinstance(rows, Rows) else Rows.of(rows.float())
+    if not isinstance(rows, Rows):
+        if not isinstance(rows, Tensor) or rows.ndim != 2:
+            raise SleaveError("`rows` must be a torch tensor (rows, d_in) of raw activations, or Rows.of_store(...).")
+        rows = Rows.of(rows.float())
     if pairs < 1 or rows.count < 2 or sae.d_sae < 2:
         raise SleaveError(
             f"An audit needs 2 rows, 2 features and 1 pair at least; given were {rows.count} rows, an autoencoder of "
             f"{sae.d_sae} features and pairs = {pairs}."
         )
-    codes, fvu = read_codes(sae, rows)
+    codes, fvu, deviation = read_codes(sae, rows)
     with progress("Counting what fires together", 2, "rankings") as advance:
-        evidence = Evidence(sae, codes, mutual_information(codes))
+        evidence = Evidence(sae, codes, mutual_information(codes), deviation)
         advance(1, "")
         rankings = _rankings(evidence, pairs)
         advance(1, "")

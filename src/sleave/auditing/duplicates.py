@@ -11,7 +11,8 @@ at least, sign included. They *say* the same if either of two things shows it:
 * their encoders: the cosine of the encoder directions is 0.8 at least. So copies are found that fire on too few rows
   (or on none) for codes to show anything; and copies turned a little, whose codes may differ widely where the
   activations vary much along the direction in which they were turned. Biases and thresholds do not count: of two copies
-  with another threshold, one fires on the stronger part of the other's rows.
+  with another threshold, one fires on the stronger part of the other's rows. Features that exclude each other, 3
+  standard deviations below chance, do not say the same, whatever their encoders.
 
 In trained autoencoders the two are far from agreeing: pairs with equal decoders and a correlation of 0.9 have encoder
 cosines from 0.5 up. A pair with like directions and neither is not a near-duplicate; if it excludes each other it is a
@@ -25,7 +26,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import ALIKE, CORRELATED, OFTEN
+from sleave.auditing.limits import ALIKE, CORRELATED, OFTEN, SURE
 from sleave.auditing.results import Cluster, NearDuplicate
 from sleave.dependence.correlation import pair_correlation
 
@@ -54,6 +55,8 @@ class NearDuplicates:
         by_encoders = pair_correlation(self._evidence.encoder, i, j) >= ALIKE
         by_codes = self._evidence.together(i, j) >= OFTEN
         by_codes[by_codes.clone()] = self._evidence.pearson(i[by_codes], j[by_codes]) >= CORRELATED
+        exclude = self._evidence.seldom(i, j) & (self._evidence.deviations(i, j) >= SURE)
+        by_encoders &= ~exclude
         kept = by_codes | by_encoders
         self.i, self.j = torch.cat([self.i, i[kept]]), torch.cat([self.j, j[kept]])
         self.cosine = torch.cat([self.cosine, cosine[kept]])

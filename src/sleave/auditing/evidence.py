@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
+from sleave.auditing.limits import OFTEN, SELDOM
 from sleave.auditing.results import PairFigures
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.codes.codes import Codes
@@ -23,14 +24,20 @@ class Evidence:
         codes: of all audited rows.
         scores: the mutual information of all pairs, in nats.
         decoder: (d_sae, d_in) unit decoder directions (0 where a row is 0).
-        encoder: (d_sae, d_in) the same of the encoder.
+        standardised: (d_sae, d_in) the same with each dimension in units of its deviation over the rows. In a residual
+            stream deviations differ hundredfold, so that in raw units a few dimensions decide how alike directions are.
+        encoder: (d_sae, d_in) the same as `decoder`, of the encoder.
         b_dec: (d_in,) the decoder's bias.
     """
 
-    def __init__(self, sae: SparseAutoencoder, codes: Codes, scores: PairScores) -> None:
+    def __init__(
+        self, sae: SparseAutoencoder, codes: Codes, scores: PairScores, deviation: Float64[Tensor, " d_in"]
+    ) -> None:
         self.codes = codes
         self.scores = scores
         self.decoder = torch.nn.functional.normalize(sae.W_dec.detach().float(), dim=1)
+        per_deviation = torch.where(deviation > 0, 1 / deviation, 0).float()  # what never varies tells nothing
+        self.standardised = torch.nn.functional.normalize(sae.W_dec.detach().float() * per_deviation, dim=1)
         self.encoder = torch.nn.functional.normalize(sae.W_enc.detach().float().t(), dim=1)
         self.b_dec = sae.b_dec.detach().float()
         key = scores.i * scores.d_sae + scores.j
@@ -46,6 +53,11 @@ class Evidence:
         """On how many rows both fire."""
         place, listed = self._listed(i, j)
         return torch.where(listed, self.scores.together[place], 0) if len(self._key) else torch.zeros_like(i)
+
+    def seldom(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Whether both fire often enough, and together on at most half of the rows that chance alone would have."""
+        often = torch.minimum(self.codes.fired[i], self.codes.fired[j]) >= OFTEN
+        return often & (self.together(i, j) <= SELDOM * self.expected(i, j))
 
     def expected(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """On how many rows both would fire, on average, were they independent."""
@@ -79,7 +91,7 @@ class Evidence:
         columns = (
             *(i, j, self.information(i, j), normalized_information(rows, fired[i], fired[j], together)),
             *(self._correlation(i, j, dots, centred) for centred in (True, False)),
-            *(pair_correlation(self.decoder, i, j), pair_correlation(self.encoder, i, j)),
+            *(pair_correlation(unit, i, j) for unit in (self.decoder, self.standardised, self.encoder)),
             *(fired[i], fired[j], together, self.expected(i, j), fired[i] / rows, fired[j] / rows),
             *(_share(together, fired[j]), _share(together, fired[i]), _share(together, fired[i] + fired[j] - together)),
         )

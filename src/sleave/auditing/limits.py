@@ -8,7 +8,7 @@ CORRELATED = 0.5  # Pearson's correlation of near-duplicates whose codes show it
 SPLIT = 0.6  # decoder cosine of suspects of splitting
 ABSORBED = 0.3  # decoder cosine of suspects of absorption
 SELDOM = 0.5  # both fire together on at most this share of the rows that chance would have
-SURE = 3.0  # standard deviations below chance, for suspects of absorption
+SURE = 3.0  # standard deviations below chance, for suspects and for features that exclude each other
 PRESENT = 0.5  # share of the parent's own projection that is there where the child fires alone
 OWN = 0.5  # standard deviations of the projection that the parent fires above its mean
 CANDIDATES = 4096  # pairs whose projections are looked at
@@ -22,7 +22,7 @@ LIMITS = {
     "split_decoder_cosine": SPLIT,
     "absorption_decoder_cosine": ABSORBED,
     "seldom_together": SELDOM,
-    "absorption_deviations": SURE,
+    "deviations_below_chance": SURE,
     "absorption_projection_ratio": PRESENT,
     "absorption_projection_deviations": OWN,
 }

@@ -28,6 +28,7 @@ class PairFigures:
             tells all about the other's firing, 0 if it tells nothing. Nothing is subtracted.
         pearson, cosine: Pearson's correlation of their codes, and the uncentred cosine.
         decoder, encoder: cosine of their decoder directions, and of their encoder directions, signs kept.
+        standardised: that of their decoder directions with each dimension in units of its deviation over the rows.
         fired_i, fired_j: on how many rows each fires.
         together: on how many rows both do.
         expected: on how many both would, on average, were the two independent.
@@ -43,6 +44,7 @@ class PairFigures:
     pearson: float
     cosine: float
     decoder: float
+    standardised: float
     encoder: float
     fired_i: int
     fired_j: int

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from sleave.activations.manifest import Split
+from sleave.activations.scaling import Moments
 from sleave.activations.store import Store
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.model import SparseAutoencoder, inference
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress
 from sleave.codes.codes import Codes, as_codes
@@ -94,9 +95,8 @@ def block_rows(d_sae: int) -> int:
     return max(64, min(4096, NUMBERS // d_sae))
 
 
-@torch.no_grad()
-def read_codes(sae: SparseAutoencoder, rows: Rows) -> tuple[Codes, float]:
-    """What fires on every row, and the fraction of variance that the reconstruction leaves unexplained.
+def read_codes(sae: SparseAutoencoder, rows: Rows) -> tuple[Codes, float, Float64[Tensor, " d_in"]]:
+    """What fires on every row, the fraction of variance unexplained, and the deviation of each dimension.
 
     Raises:
         SleaveError: the rows have another width, are not finite, or do not differ.
@@ -107,13 +107,14 @@ def read_codes(sae: SparseAutoencoder, rows: Rows) -> tuple[Codes, float]:
             "Give the model and layer that it was trained on."
         )
     parts: list[Codes] = []
-    reconstruction = Reconstruction(sae.d_in)
-    with progress("Encoding", rows.count, "rows") as advance:
+    reconstruction, moments = Reconstruction(sae.d_in), Moments.empty(sae.d_in)
+    with inference(sae), progress("Encoding", rows.count, "rows") as advance:
         for x in rows.blocks(block_rows(sae.d_sae)):
             if not bool(torch.isfinite(x).all()):
                 raise SleaveError("The activations hold NaN or infinite values; harvest them again.")
             codes = as_codes(sae.codes(x))
             reconstruction.update(x, sae.decode(codes))
+            moments.update(x)
             parts.append(codes)
             advance(len(x), "")
-    return Codes.cat(parts), reconstruction.compute().fvu
+    return Codes.cat(parts), reconstruction.compute().fvu, moments.variance.sqrt()

@@ -1,17 +1,20 @@
 """Suspects of splitting and of absorption: leads for whoever reads the texts, not proofs.
 
 Both are pairs of like decoder directions, each of which fires on 10 rows at least, that fire together on at most half
-of the rows that chance alone would have. Two features that read like directions should fire together far *more* often
-than chance would have it.
+of the rows that chance alone would have, and 3 standard deviations less than that. Two features that read like
+directions should fire together far *more* often than chance would have it. Directions count as alike by the smaller of
+two cosines: that in raw units, and that with each dimension in units of its deviation. For a lead that hangs on the
+units is none: in raw units a few wide dimensions decide, and make even orthogonal features of a standardised training
+look alike.
 
 *Splitting*: a decoder cosine of 0.6 at least. Perhaps one feature of the model in two contexts.
 
 *Absorption*: the parent, which fires on more rows, is silent where the child fires, although what it stands for is
-there: the child's direction holds part of the parent's (a cosine of 0.3 at least), they fire together 3 standard
-deviations less than chance would have it, and where the child fires without the parent, the mean projection of
-x - b_dec on the parent's direction is at least half of that where the parent fires (both less the mean over all rows,
-so that it does not matter where the origin lies). The latter must be half a standard deviation, over all rows, at
-least: the firing of some features has little to do with the direction that they write, which could be there anywhere.
+there: the child's direction holds part of the parent's (a cosine of 0.3 at least), and where the child fires without
+the parent, the mean projection of x - b_dec on the parent's direction is at least half of that where the parent fires
+(both less the mean over all rows, so that it does not matter where the origin lies). The latter must be half a standard
+deviation, over all rows, at least: the firing of some features has little to do with the direction that they write,
+which could be there anywhere.
 
 Reference: Chanin et al. 2024, "A is for Absorption: Studying Feature Splitting and Absorption in Sparse Autoencoders".
 """
@@ -24,18 +27,19 @@ from torch import Tensor
 
 from sleave.activations.scaling import Moments
 from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import ABSORBED, CANDIDATES, OFTEN, OWN, PRESENT, SELDOM, SPLIT, SURE
+from sleave.auditing.limits import ABSORBED, CANDIDATES, OWN, PRESENT, SPLIT, SURE
 from sleave.auditing.results import AbsorptionSuspect, SplitSuspect
 from sleave.auditing.rows import Rows, block_rows
 from sleave.base.progress import progress
 from sleave.codes.codes import Codes
+from sleave.dependence.correlation import pair_correlation
 
 
 class Suspects:
     """Gathers pairs that fire together less than chance would have it, among pairs given with their decoder cosines.
 
     Attributes:
-        splits: (i, j, decoder cosine) of all suspects of splitting.
+        splits: (i, j, smaller decoder cosine) of all suspects of splitting.
         candidates: (i, j, standard deviations below chance) of the likeliest candidates for absorption.
         num_candidates: how many there were.
     """
@@ -49,14 +53,15 @@ class Suspects:
 
     def add(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"], cosine: Float[Tensor, " n"]) -> None:
         """Keep the suspects and candidates of some pairs."""
-        evidence, fired = self._evidence, self._evidence.codes.fired
-        often = (cosine >= ABSORBED) & (fired[i] >= OFTEN) & (fired[j] >= OFTEN)
-        i, j, cosine = i[often], j[often], cosine[often]
-        seldom = evidence.together(i, j) <= SELDOM * evidence.expected(i, j)
-        i, j, cosine = i[seldom], j[seldom], cosine[seldom]
-        self.splits = _joined(self.splits, (i, j, cosine), cosine >= SPLIT)
+        evidence = self._evidence
+        alike = cosine >= ABSORBED
+        i, j, cosine = i[alike], j[alike], cosine[alike]
+        cosine = torch.minimum(cosine, pair_correlation(evidence.standardised, i, j))
+        suspect = (cosine >= ABSORBED) & evidence.seldom(i, j)
+        i, j, cosine = i[suspect], j[suspect], cosine[suspect]
         deviations = evidence.deviations(i, j)
         sure = deviations >= SURE
+        self.splits = _joined(self.splits, (i, j, cosine), sure & (cosine >= SPLIT))
         self.num_candidates += int(sure.sum())
         joined = _joined(self.candidates, (i, j, deviations), sure)
         self.candidates = _strongest(joined, CANDIDATES)

@@ -23,9 +23,10 @@ def initial_autoencoder(
     such that the encoder begins as that of x - b_dec.
 
     `random`: Gaussian directions. `data`: each decoder row is a sample row, less b_dec, scaled to norm one, and b_enc
-    besides such that each feature is positive on `firing_rate` of the sample: on residual streams, whose variance lies
-    in few directions, this begins far closer to the data. The rows are all different (texts that begin alike give equal
-    rows, and two equal features would stay equal); if there are fewer than d_sae, random directions make up the rest.
+    besides such that each feature is positive on `positive_rate` of the sample: on residual streams, whose variance
+    lies in few directions, this begins far closer to the data. The rows are all different (texts that begin alike give
+    equal rows, and two equal features would stay equal); if there are fewer than d_sae, random directions make up the
+    rest.
 
     With batch norm, its running statistics are the sample's, and row i of W_enc is times the deviation that it divides
     dimension i by, so that codes begin as without it (as of the sample less its mean).
@@ -51,7 +52,7 @@ def initial_autoencoder(
     if sae.batch_norm is not None:
         centred = sample - sample.mean(dim=0)  # what batch norm leaves, whatever b_dec is
     if settings.initialisation == "data":
-        rank = max(1, round(settings.firing_rate * len(centred)))
+        rank = max(1, round(settings.positive_rate * len(centred)))
         strength = sae.W_dec @ centred.t()
         sae.b_enc.copy_(-strength.topk(rank, dim=1).values[:, -1])
     if sae.batch_norm is None:

@@ -71,7 +71,8 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         self.threshold.clamp_(min=0)
 
     def folded(self, shift: Float64[Tensor, " d_sae"], factor: Float64[Tensor, " d_sae"]) -> JumpReLUAutoencoder:
-        other = JumpReLUAutoencoder(self.d_in, self.d_sae, apply_b_dec_to_input=True)
+        # The bandwidth is one for all features, and so cannot follow a factor of each.
+        other = JumpReLUAutoencoder(self.d_in, self.d_sae, apply_b_dec_to_input=True, bandwidth=self.bandwidth)
         other.threshold.copy_(self.threshold.cpu().double() * factor)
         return other
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -22,10 +24,13 @@ class KSparseAutoencoder(SparseAutoencoder):
 
     Attributes:
         k: how many features fire on a row.
+        whole_k: whether that must be a whole number.
         aux_weight: what AuxK is multiplied by.
 
     Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", appendices A.2 and B.1.
     """
+
+    whole_k: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -39,8 +44,11 @@ class KSparseAutoencoder(SparseAutoencoder):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(d_in, d_sae, apply_b_dec_to_input, batch_norm=batch_norm, dropout=dropout)
-        if not 0 < k <= d_sae:
-            raise SleaveError(f"`k` (= {k}) must be above 0 and at most d_sae (= {d_sae}): how many features fire.")
+        if not 0 < k <= d_sae or (self.whole_k and k != int(k)):
+            whole = "a whole number " * self.whole_k
+            raise SleaveError(
+                f"`k` (= {k}) must be {whole}above 0 and at most d_sae (= {d_sae}): how many features fire on a row."
+            )
         if not aux_weight >= 0:
             raise SleaveError(f"`aux_weight` (= {aux_weight}) must be at least 0.")
         self.k = k
@@ -49,8 +57,9 @@ class KSparseAutoencoder(SparseAutoencoder):
     def training_pass(self, x: Float[Tensor, "batch d_in"], dead: Bool[Tensor, " d_sae"] | None = None) -> TrainingPass:
         read = self._encoder_input(x)
         codes = encoded(self._largest(read), read, self.W_enc, self.b_enc)
-        x_hat = self.decode(codes)
-        auxiliary = self._auxiliary(x, codes, self._aux_k(read, (x - x_hat).detach(), dead))
+        seen = self._left_by_dropout(codes)
+        x_hat = times(seen, self.W_dec) + self.b_dec
+        auxiliary = self._auxiliary(x, seen, self._aux_k(read, (x - x_hat).detach(), dead))
         least = codes.value.detach().min() if codes.value.numel() else None
         return TrainingPass(codes, x_hat, x_hat.new_zeros(()), auxiliary, least)
 
@@ -59,7 +68,7 @@ class KSparseAutoencoder(SparseAutoencoder):
         raise NotImplementedError
 
     def _auxiliary(self, x: Tensor, codes: Codes, aux_k: Tensor | None) -> Tensor | None:
-        """What is added to the loss."""
+        """What is added to the loss, given the codes that the decoder sees."""
         return aux_k
 
     def _aux_k(self, x: Tensor, residual: Tensor, dead: Tensor | None) -> Tensor | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +39,18 @@ class TrainingPass:
     least: Tensor | None = None
 
 
+@contextmanager
+def inference(sae: SparseAutoencoder) -> Iterator[None]:
+    """Within the block the autoencoder does what it does once trained: no dropout, thresholds, no gradients."""
+    training = sae.training
+    sae.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        sae.train(training)
+
+
 class SparseAutoencoder(nn.Module, ABC):
     """x_hat = f W_dec + b_dec, where each architecture has its own f = codes of x; perhaps with batch norm and dropout.
 
@@ -46,7 +60,8 @@ class SparseAutoencoder(nn.Module, ABC):
     make two features seem to fire together more rarely than they do. Saved files have neither (see `fold`).
 
     Attributes:
-        W_enc: (d_in, d_sae); each feature's column is contiguous in memory.
+        W_enc: (d_in, d_sae); each feature's column is contiguous in memory, so that code which wants contiguous
+            parameters (`safetensors.save_file`) needs `.contiguous()`, and values are to be set with `copy_`.
         b_enc: (d_sae,).
         W_dec: (d_sae, d_in); its rows are the features' directions.
         b_dec: (d_in,).
@@ -82,6 +97,10 @@ class SparseAutoencoder(nn.Module, ABC):
         self.apply_b_dec_to_input = apply_b_dec_to_input
         self.batch_norm = BatchNorm(d_in) if batch_norm else None
         self.dropout = dropout
+
+    def extra_repr(self) -> str:
+        names = ("d_in", "d_sae", "k", "widths", "bandwidth", "dropout")
+        return ", ".join(f"{name}={value}" for name in names if (value := getattr(self, name, None)))
 
     @property
     def d_in(self) -> int:
@@ -131,9 +150,11 @@ class SparseAutoencoder(nn.Module, ABC):
         if acts.shape[-1] != self.d_sae:
             raise SleaveError(f"`acts` has width {acts.shape[-1]}, but this autoencoder has d_sae = {self.d_sae}.")
         if isinstance(acts, Codes):
-            value = nn.functional.dropout(acts.value, self.dropout, self.training)
-            return times(acts.with_value(value), self.W_dec) + self.b_dec
+            return times(self._left_by_dropout(acts), self.W_dec) + self.b_dec
         return nn.functional.dropout(acts, self.dropout, self.training) @ self.W_dec + self.b_dec
+
+    def _left_by_dropout(self, codes: Codes) -> Codes:
+        return codes.with_value(nn.functional.dropout(codes.value, self.dropout, self.training))
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction of some activations."""

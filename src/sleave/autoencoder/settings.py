@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
 from sleave.autoencoder.gated import GatedAutoencoder
@@ -35,7 +35,8 @@ class CommonAutoencoderSettings(Settings):
     b_dec: Literal["mean", "geometric_median", "zeros"] = "mean"
     """The decoder's bias at the start: the data's `mean`, its `geometric_median`, or `zeros`."""
     firing_rate: float = Field(default=0.03, gt=0, lt=1)
-    """Share of rows on which each feature's pre-activation is positive at the start (sets b_enc; only for `data`)."""
+    """Share of rows on which each feature's pre-activation is positive at the start (sets b_enc; only for `data`). For
+    `topk`, `batch_topk`, `matryoshka` at least 2 k / d_sae, since k features could not fire otherwise."""
     batch_norm: bool = False
     """Normalise what the encoder reads, per dimension, by the batch's statistics (MI-Ortho's); what is reconstructed
     stays as it is. The saved autoencoder has it folded in, with running statistics. With training.accumulation, each
@@ -44,6 +45,11 @@ class CommonAutoencoderSettings(Settings):
     """Share of the codes that the decoder does not see in training (MI-Ortho's: 0.1); the others are divided by 1 -
     dropout. Sparsity, constraint and statistics of firing are of all codes, since they are about what the encoder
     says; the squared error of training is that with dropout."""
+
+    @property
+    def positive_rate(self) -> float:
+        """`firing_rate`, raised where k asks for more."""
+        return self.firing_rate
 
     @abstractmethod
     def build(self, d_in: int) -> SparseAutoencoder:
@@ -96,6 +102,17 @@ class TopKSettings(CommonAutoencoderSettings):
     aux_weight: float = Field(default=AUX_WEIGHT, ge=0)
     """Of `topk`, `batch_topk`, `matryoshka`: what AuxK is multiplied by, the squared error of reconstructing the
     residual from features that have not fired for training.dead_after_tokens."""
+
+    @property
+    def positive_rate(self) -> float:
+        """`firing_rate`, raised where k asks for more."""
+        return max(self.firing_rate, min(2 * self.k / self.d_sae, 0.5))
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> TopKSettings:
+        if self.k > self.d_sae:
+            raise ValueError(f"k (= {self.k}) must be at most d_sae (= {self.d_sae}): how many features fire on a row")
+        return self
 
     def build(self, d_in: int) -> SparseAutoencoder:
         return TopKAutoencoder(d_in, **self._common(), k=self.k, aux_weight=self.aux_weight)

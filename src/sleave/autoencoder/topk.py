@@ -19,6 +19,7 @@ class TopKAutoencoder(KSparseAutoencoder):
 
     architecture = "topk"
     scale_free = False  # the k largest would be others
+    whole_k = True
 
     def _codes(self, x: Tensor) -> Codes:
         return encoded(self._largest(x), x, self.W_enc, self.b_enc)
@@ -27,4 +28,4 @@ class TopKAutoencoder(KSparseAutoencoder):
         return largest_of_rows(x, self.W_enc, self.b_enc, int(self.k))
 
     def folded(self, shift: Float64[Tensor, " d_sae"], factor: Float64[Tensor, " d_sae"]) -> TopKAutoencoder:
-        return TopKAutoencoder(self.d_in, self.d_sae, apply_b_dec_to_input=True, k=self.k)
+        return TopKAutoencoder(self.d_in, self.d_sae, apply_b_dec_to_input=True, k=self.k, aux_weight=self.aux_weight)

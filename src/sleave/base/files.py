@@ -136,8 +136,8 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SleaveError(f"`{path}` does not exist.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SleaveError(f"`{path}` is not valid JSON ({error}); it was truncated or altered.") from error
+    except (ValueError, RecursionError) as error:
+        raise SleaveError(f"`{path}` is not valid JSON ({str(error)[:200]}); it was truncated or altered.") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

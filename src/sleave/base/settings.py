@@ -61,6 +61,8 @@ def _explain(kind: type[BaseModel], e: dict[str, Any]) -> str:
     key = ".".join(keys)
     if e["type"] == "extra_forbidden":
         allowed = {name for m in models for name in m.model_fields}
+        if others := [tag for m in _siblings(kind, keys) if (tag := _tag(m)) and keys[-1] in m.model_fields]:
+            return f"  `{key}` is not a setting of the kind chosen, but of {' or '.join(map(repr, others))}."
         return f"  `{key}` is not a setting. {nearest(keys[-1], allowed)}"
     if e["type"] == "missing":
         return f"  `{key}` is missing; it must be given."
@@ -73,6 +75,14 @@ def _explain(kind: type[BaseModel], e: dict[str, Any]) -> str:
     if isinstance(e["input"], Mapping) and e["type"] == "value_error":  # a rule between settings; it names their values
         return f"  `{key}`: {message}." if key else f"  {message}."
     return f"  `{key}` (= {e['input']!r}): {message}."
+
+
+def _siblings(kind: type[BaseModel], keys: Sequence[str]) -> list[type[BaseModel]]:
+    """Every settings class that may stand where a key is, whatever its kind."""
+    models = [kind]
+    for key in keys[:-1]:
+        models = [n for m in models if key in m.model_fields for n in _models_in(m.model_fields[key].annotation)]
+    return models
 
 
 def _tag(model: type[BaseModel]) -> str | None:

@@ -23,8 +23,12 @@ class Parser(argparse.ArgumentParser):
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
         if message.startswith("unrecognized arguments") and unknown.startswith("-"):
             options = [o for action in self._actions for o in action.option_strings]
-            message = f"{unknown} is not an option. {nearest(unknown.split('=')[0], options)}"
-            if "Allowed" in message:
+            given = unknown.split("=")[0]
+            same = [o for o in options if o.rpartition(".")[2] == given.lstrip("-") and "." in o]
+            message = f"{unknown} is not an option. {nearest(given, options)}"
+            if same:
+                message = f"{unknown} is not an option. Did you mean {' or '.join(f'`{o}`' for o in same)}?"
+            elif "Allowed" in message:
                 message = f"{unknown} is not an option. `{self.prog} --help` lists them."
         print(f"{self.prog}: {message}", file=sys.stderr)
         sys.exit(2)

@@ -41,7 +41,7 @@ Train a sparse autoencoder as a recipe says, harvesting first if the activations
 The same command on an unfinished DIR goes on from its last checkpoint; on a finished one it says so and stops.
 DIR gets config.toml (everything resolved), metrics.jsonl (a line per step), sae/ (opens in SAELens as it is) and
 results.json. The loss is ||x_hat - x||^2 (sum over d_in, mean over rows) + sparsity.weight * ||f||_1 (sum over d_sae,
-mean over rows) + the constraint.
+mean over rows; other architectures than `relu` have their own term in its place, or none) + the constraint.
 """
 
 EVALUATE = """\
@@ -193,7 +193,7 @@ def audit(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("path", metavar="PATH", help="the autoencoder: a run directory, or a folder that has one")
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="a TOML file; a run directory needs none")
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: audits/NAME, after PATH)")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: audits/PATH, with _ for /)")
     parser.add_argument(
         "--rows", type=int, default=jobs.AUDIT_ROWS, metavar="N", help="rows at most (now: %(default)s)"
     )
@@ -206,7 +206,8 @@ def audit(arguments: Sequence[str]) -> None:
     else:
         recipe = jobs.own_recipe(namespace.path, overrides)
     split = namespace.split or ("all" if namespace.recipe else "heldout")
-    out = Path(namespace.out or Path("audits") / Path(namespace.path).resolve().name)
+    name = "_".join(part for part in Path(namespace.path).parts if part not in ("/", ".", ".."))
+    out = Path(namespace.out or Path("audits") / name)
     found = jobs.audit(namespace.path, recipe, out, rows=namespace.rows, pairs=namespace.pairs, split=split)
     for table in screen_tables(found):
         _print(table)

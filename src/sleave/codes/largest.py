@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sleave.base.errors import SleaveError
 from sleave.codes import kernels
 from sleave.codes.codes import Codes, row_starts
 from sleave.codes.compiled import compiled
@@ -99,14 +100,22 @@ def _first(codes: Codes, count: int) -> Codes:
 def _exact(codes: Codes, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Codes:
     """The same codes with values of full precision, without those that then turn out not to be positive."""
     with torch.autocast(x.device.type, enabled=False):
-        weight = W_enc.detach()
-        value = entry_dots(codes, x.detach().to(weight.dtype), weight.t()) + b_enc.detach()[codes.feature]
+        value = entry_dots(codes, x.detach().float(), W_enc.detach().float().t())
+        value += b_enc.detach().float()[codes.feature]
     codes, positive = codes.with_value(value), value > 0
     return codes if bool(positive.all()) else codes.where(positive)
 
 
 def _blocks(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[Tensor]:
-    """Pre-activations of a few rows at a time, float32."""
+    """Pre-activations of a few rows at a time, float32.
+
+    Raises:
+        SleaveError: there are NaN or infinite numbers in x, of which none would be among the largest.
+    """
+    if not bool(torch.isfinite(x.detach()).all()):
+        raise SleaveError(
+            "The activations hold NaN or infinite values. Check what they are read from, or leave those rows out."
+        )
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):

@@ -99,7 +99,7 @@ def entry_dots(
 
 
 def _weighted_sums(start: Tensor, index: Tensor, weight: Tensor, matrix: Tensor) -> Tensor:
-    matrix = matrix.detach()
+    matrix = matrix.detach() if matrix.dtype == torch.float64 else matrix.detach().float()
     if matrix.device.type == "cpu":
         result: Tensor = compiled(kernels.weighted_sums, start, index, weight.to(matrix.dtype), matrix.contiguous())
         return result

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
-from sleave.autoencoder.model import SparseAutoencoder
+from sleave.autoencoder.model import SparseAutoencoder, inference
 from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.base.progress import say
 from sleave.codes.codes import as_codes
@@ -72,8 +72,9 @@ def evaluate_rows(
             raise SleaveError("The held-out activations hold NaN or infinite values; harvest them again.")
         if len(x) == 0:
             continue
-        natural = sae.codes(x)
-        x_hat, acts = sae.decode(natural), as_codes(natural)
+        with inference(sae):
+            acts = as_codes(sae.codes(x))
+            x_hat = sae.decode(acts)
         raw.update(x, x_hat)
         scaled.update(scaling.apply(x), scaling.apply(x_hat))
         codes.update(acts)

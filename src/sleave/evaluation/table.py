@@ -18,6 +18,8 @@ Results = Mapping[str, Mapping[str, Any]]  # results.json by run
 
 # Name, where the number is in results.json, how it is written.
 FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("architecture", "training.architecture", ""),
+    ("constraint", "training.constraint", ""),
     ("held-out rows", "evaluation.rows", ",d"),
     ("99.9th percentile of |C|", "evaluation.correlation.p999_cosine", ".4f"),
     ("mean |C|", "evaluation.correlation.mean_cosine", ".5f"),

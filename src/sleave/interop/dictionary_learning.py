@@ -62,7 +62,9 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             f"`{path}` cannot be read as tensors ({type(error).__name__}: {str(error)[:100]}); it was truncated or "
             "altered, or holds other Python objects, which sleave does not unpickle."
         ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(n, str) and isinstance(t, Tensor) for n, t in tensors.items()
+    ):
         raise SleaveError(f"`{path}` holds a {type(tensors).__name__}, not the tensors of a dictionary by their names.")
     return tensors
 
@@ -164,6 +166,7 @@ def write(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any]) -> No
         trainer["k"] = int(values["k"])
     with atomic_path(path / WEIGHTS) as temporary, temporary.open("wb") as file:
         torch.save(tensors, file)
+        (path / CONFIG).unlink(missing_ok=True)  # never the new weights beside the old settings
     write_json(path / CONFIG, {"trainer": trainer, "metadata": {"sleave_version": __version__, **metadata}})
 
 

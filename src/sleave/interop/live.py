@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
+from sleave.autoencoder.folding import fold
+from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.interop import dictionary_learning, sae_lens, sparsify
-from sleave.interop.weights import Weights
+from sleave.interop.weights import Weights, with_threshold
 
 
 def from_live(obj: Any, *, sample: Tensor | None = None) -> SparseAutoencoder:
@@ -28,6 +31,8 @@ def from_live(obj: Any, *, sample: Tensor | None = None) -> SparseAutoencoder:
     Raises:
         SleaveError: something else, an autoencoder that sleave cannot express, or something open and no sample.
     """
+    if isinstance(obj, BatchTopKAutoencoder):
+        return _batch_topk(obj, sample)
     if isinstance(obj, SparseAutoencoder):
         return copy.deepcopy(obj).requires_grad_(False).eval()
     ancestors = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(obj).__mro__}
@@ -44,6 +49,17 @@ def from_live(obj: Any, *, sample: Tensor | None = None) -> SparseAutoencoder:
         f"TrainingSAE), dictionary_learning ({', '.join(dictionary_learning.CLASSES)}), sparsify (SparseCoder) or "
         "sleave; for a path, call sleave.load."
     )
+
+
+@torch.no_grad()
+def _batch_topk(obj: BatchTopKAutoencoder, sample: Tensor | None) -> SparseAutoencoder:
+    known = float(obj.threshold) if obj.threshold >= 0 else None
+    copied = copy.deepcopy(obj)
+    copied.threshold.fill_(0.0 if known is None else known)
+    folded = fold(copied, torch.zeros(obj.d_in), torch.ones(obj.d_in))
+    if known is None and isinstance(folded, JumpReLUAutoencoder):
+        return with_threshold(folded, None, obj.k, sample, f"This {type(obj).__name__}")
+    return folded
 
 
 @torch.no_grad()

@@ -36,6 +36,8 @@ def attach(penalty: Penalty, trainer: Trainer) -> Trainer:
     Raises:
         SleaveError: something else.
     """
+    if not isinstance(penalty, Penalty):
+        raise SleaveError(f"`penalty` is a {type(penalty).__name__}; give a sleave penalty, such as sleave.MIOrtho().")
     sae, dictionary = getattr(trainer, "sae", None), getattr(trainer, "ae", None)
     if hasattr(sae, "training_forward_pass"):
         _into_sae_lens(penalty, sae)

@@ -96,6 +96,10 @@ class Weights:
                 + f" It also has {', '.join(sorted(other))}." * bool(other)
                 + " It is not what it says it is, or of a kind that sleave does not read."
             )
+        for name in shapes:
+            tensor = self.tensors[name]
+            if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_complex():
+                raise SleaveError(f"{self.where}: {name} must be a dense tensor of real numbers that is there in full.")
         for name, shape in shapes.items():
             given = tuple(self.tensors[name].shape)
             if shape is not None and given != shape:
@@ -124,7 +128,7 @@ def k_of(config: Mapping[str, Any], where: str, default: int, library: str) -> f
     if "k" not in config:
         say(f"{where} does not say how many features fire (k). {library} takes {default} then, and so does sleave.")
     k = config.get("k", default)
-    if not isinstance(k, int | float) or not k > 0:
+    if isinstance(k, bool) or not isinstance(k, int | float) or not 0 < k < math.inf:
         raise SleaveError(f"{where} has k = {k!r}; it must be a number above 0.")
     return k
 

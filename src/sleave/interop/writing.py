@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sleave.base.errors import SleaveError, check_one_of
 from sleave.interop import dictionary_learning, sae_lens
 
 FORMATS = {"sae_lens": sae_lens.write, "dictionary_learning": dictionary_learning.write}
+WEIGHTS = {"sae_lens": sae_lens.WEIGHTS, "dictionary_learning": dictionary_learning.WEIGHTS}
 
 
 def save(
@@ -37,4 +39,14 @@ def save(
     check_one_of("format", format, FORMATS)
     if sae.batch_norm is not None:
         raise SleaveError("Files have no batch norm: save sleave.fold(sae, shift, scale), which has it folded in.")
+    try:
+        json.dumps(dict(metadata or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise SleaveError(f"`metadata` must hold what JSON can: texts, finite numbers, lists ({error}).") from error
+    for other, weights in WEIGHTS.items():
+        if other != format and (Path(path) / weights).is_file():
+            raise SleaveError(
+                f"`{path}` holds an autoencoder in the format `{other}` ({weights}); beside it, nobody could tell "
+                "which of the two is meant. Choose another folder."
+            )
     FORMATS[format](sae, Path(path), metadata or {})

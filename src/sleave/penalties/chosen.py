@@ -92,6 +92,7 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
+        self.check(acts)
         pairs = self.chooser(acts, self.signal(W_dec, residual))
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
         weight = scale * self.strength(pairs)

@@ -66,6 +66,7 @@ class InformationPenalty(ChosenPairsPenalty):
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
+        self.check(acts)
         pairs = self.chooser(acts)
         with torch.autocast(acts.device.type, enabled=False):
             bandwidth = (self.estimation.bandwidth_factor, self.estimation.bandwidth_scale)

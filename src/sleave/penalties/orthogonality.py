@@ -79,6 +79,7 @@ class FullOrthogonality(Penalty):
         W_dec: Float[Tensor, "d_sae d_in"] | None = None,
         residual: Float[Tensor, "batch d_in"] | None = None,
     ) -> Float[Tensor, ""]:
+        self.check(acts)
         self._acts = acts.detach()
         total = pair_penalty(acts, None, measure=self.measure)
         pairs = num_pairs(acts.shape[1])

@@ -35,6 +35,7 @@ COLUMNS = 4096  # columns of C that the dense way holds at once
 # What each way takes on 2 cores, in seconds per pair and row, per co-activation walked, and per two features and row;
 # only their ratios count.
 COST = {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11}
+DENSIFY = 2e-8  # seconds for each number of dense codes made of those that fire, and of its gradient
 
 
 def pair_penalty(
@@ -92,6 +93,7 @@ def _walking_is_less_work(codes: Codes, pairs: Pairs) -> bool:
     if codes.device.type != "cpu":
         return False
     dense = min(len(pairs) * codes.rows * COST["pairs"], codes.d_sae**2 * codes.rows * COST["dense"])
+    dense += codes.rows * codes.d_sae * DENSIFY
     return 2 * codes.coactivations * COST["coactivations"] <= dense
 
 

@@ -51,6 +51,19 @@ class Penalty(ABC):
     def figures(self) -> dict[str, float]:
         """Numbers that say what the last call did, for the log."""
 
+    @staticmethod
+    def check(acts: object) -> None:
+        """Refuse what is no batch of codes.
+
+        Raises:
+            SleaveError: neither a matrix nor `Codes`.
+        """
+        if not isinstance(acts, Codes) and not (isinstance(acts, Tensor) and acts.ndim == 2):
+            shape = f" of shape {tuple(acts.shape)}" if isinstance(acts, Tensor) else ""
+            raise SleaveError(
+                f"`acts` is a {type(acts).__name__}{shape}; it must be a torch tensor (batch, d_sae), or sleave.Codes."
+            )
+
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on as if never stopped (nothing, for a penalty without memory)."""
         return {}

@@ -68,6 +68,7 @@ PAIR: tuple[Column[PairFigures], ...] = (
     Column("r", "Pearson's correlation of the codes", lambda p: p.pearson, ".3f"),
     Column("C", "uncentred cosine of the codes", lambda p: p.cosine, ".3f", False),
     Column("decoder", "cosine of the decoder directions", lambda p: p.decoder, ".3f"),
+    Column("in sd", "the same, each dimension in units of its deviation", lambda p: p.standardised, ".3f"),
     Column("encoder", "cosine of the encoder directions", lambda p: p.encoder, ".3f"),
     Column("together", "rows on which both fire", lambda p: p.together, ",d"),
     Column("1st fires", "share of rows on which the first fires", lambda p: p.rate_i, ".3%", False),
@@ -112,6 +113,7 @@ CLUSTER: tuple[Column[Cluster], ...] = (
 
 TOGETHER: tuple[Column[Any], ...] = (
     Column("decoder", "cosine of the decoder directions", lambda s: s.pair.decoder, ".3f"),
+    Column("in sd", "the same, each dimension in units of its deviation", lambda s: s.pair.standardised, ".3f"),
     Column("encoder", "cosine of the encoder directions", lambda s: s.pair.encoder, ".3f", False),
     Column("together", "rows on which both fire", lambda s: s.pair.together, ",d"),
     Column("by chance", "rows on which both would, were they independent", lambda s: s.pair.expected, ",.1f"),
@@ -179,8 +181,8 @@ def sections(audit: Audit) -> list[Section]:
         Section(
             "splits",
             "Suspects of splitting",
-            f"Decoder cosine of {limits['split_decoder_cosine']} or more, yet seldom or never together: one feature, "
-            "perhaps, split by context. A lead, not a proof.",
+            f"Decoder cosine of {limits['split_decoder_cosine']} or more, yet seldom or never together, "
+            "3 standard deviations below chance: one feature, perhaps, split by context. A lead, not a proof.",
             SPLIT,
             audit.splits,
             count.splits,
@@ -209,11 +211,11 @@ def cards(audit: Audit) -> list[tuple[str, str, str]]:
         ("rows", f"{s.rows:,}", "tokens audited"),
         ("features", f"{s.d_sae:,}", f"on activations of width {s.d_in:,}"),
         ("L0", f"{s.l0:.1f}", "features that fire on a row"),
-        ("FVU", f"{s.fvu:.4f}", "fraction of variance unexplained"),
+        ("FVU, raw", f"{s.fvu:.4f}", "fraction of variance unexplained"),
         ("dead", f"{s.dead:,}", "features that fire on no row"),
         ("dense", f"{s.dense:,}", "features on more than 10% of rows"),
-        ("mean I", f"{1000 * s.mean_information:.3f}", "millinats between two features"),
-        ("99.9th percentile of I", f"{1000 * s.p999_information:.1f}", "millinats"),
+        ("mean I", f"{s.mean_information:.6f}", "nats between two features"),
+        ("99.9th percentile of I", f"{s.p999_information:.5f}", "nats"),
         ("near-duplicates", f"{s.near_duplicates:,}", f"pairs; {s.clustered:,} features in {s.clusters:,} clusters"),
         ("suspects of splitting", f"{s.splits:,}", "pairs"),
         ("suspects of absorption", f"{s.absorptions:,}", checked),

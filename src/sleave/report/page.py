@@ -25,7 +25,7 @@ def page(audit: Audit) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Audit of {name}</title>\n<style>\n{_own('page.css')}</style></head>\n<body>\n"
         f"<header><h1>Audit of {name}</h1><dl>{about}</dl></header>\n"
-        f"<main>\n{_cards(audit)}\n{_histograms(audit)}\n<nav>{links}</nav>\n"
+        f"<main>\n{_cards(audit)}\n{_histograms(audit)}\n{_lists(audit)}\n<nav>{links}</nav>\n"
         + "\n".join(_section(section, bool(audit.contexts)) for section in listed)
         + f"\n</main>\n{_footer()}\n"
         + f'<script type="application/json" id="contexts">{_data(audit)}</script>\n'
@@ -49,6 +49,16 @@ def _cards(audit: Audit) -> str:
         for name, figure, says in cards(audit)
     ]
     return f'<section class="cards">{"".join(parts)}</section>'
+
+
+def _lists(audit: Audit) -> str:
+    """Features that are not to be read in pairs: numbers, folded away."""
+    lists = (("Dead features", audit.dead), ("Dense features", audit.dense))
+    return "".join(
+        f"<details><summary>{name} <small>{len(features):,}</small></summary>"
+        f"<p>{', '.join(map(str, features)) or 'None.'}</p></details>"
+        for name, features in lists
+    )
 
 
 def _histograms(audit: Audit) -> str:

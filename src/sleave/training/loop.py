@@ -55,7 +55,7 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
         run.sae,
         {**source.metadata, "training_tokens": done.rows},
     )
-    summary = _summary(run, stepper)
+    summary = _summary(settings, run, stepper)
     run.add_results("training", summary)
     return summary
 
@@ -165,7 +165,7 @@ def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: in
     return record
 
 
-def _summary(run: RunDirectory, stepper: Stepper) -> dict[str, Any]:
+def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict[str, Any]:
     metrics: list[Mapping[str, float]] = list(run.metrics())
     last = metrics[-LAST_STEPS:]
     numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "lr")]
@@ -176,6 +176,8 @@ def _summary(run: RunDirectory, stepper: Stepper) -> dict[str, Any]:
         "seconds": sum(m["seconds"] for m in metrics),
         "seconds_per_step": statistics.median(m["seconds"] for m in metrics),
         "peak_memory_bytes": peak_memory(),
+        "architecture": stepper.sae.architecture,
+        "constraint": settings.constraint.kind,
         "d_in": stepper.sae.d_in,
         "d_sae": stepper.sae.d_sae,
         f"last_{min(LAST_STEPS, len(last))}_steps": averages,

@@ -119,8 +119,8 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         results = [self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)]
         least = [part.least for part in results if part.least is not None]
-        self.sae.track(x, torch.stack(least).mean() if least else None)
         updated = self._update()
+        self.sae.track(x, torch.stack(least).mean() if least else None)
         return _merge(results, x, updated)
 
     def _accumulate(
