@@ -82,7 +82,7 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
     generator = torch.Generator().manual_seed(settings.seed)
     sae = initial_autoencoder(settings.autoencoder, sample.to(device), generator)
     penalty: Penalty | None = settings.constraint.build()
-    return Stepper(sae, settings.optimizer, settings.training, penalty)
+    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm)
 
 
 def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Tensor, "batch d_in"]) -> StepResult:

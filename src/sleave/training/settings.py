@@ -36,6 +36,10 @@ class OptimizerSettings(Settings):
     """Decay rates of the two moments, each at least 0 and below 1."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled weight decay; only for `adamw`."""
+    clip_norm: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """Gradients of a larger norm, over all weights together, are scaled down to this one; 0: never. `auto` is 1 for
+    `topk`, `batch_topk` and `matryoshka`, as in the libraries that people train them with, and 0 for the others, of
+    which the papers say nothing. With Adam's long memory it makes the large gradients of the first steps forgotten."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate goes on after warm-up: stays, or falls to 0 at the last step."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -89,6 +93,12 @@ class RunSettings(Settings):
     """What keeps features apart."""
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def clip_norm(self) -> float:
+        """The optimizer's, with `auto` resolved; 0 for none."""
+        given = self.optimizer.clip_norm
+        return float(isinstance(self.autoencoder, TopKSettings)) if given == "auto" else given
 
     @field_validator("autoencoder", mode="before")
     @classmethod

@@ -78,10 +78,12 @@ class Stepper:
         optimizer: OptimizerSettings,
         training: TrainingSettings,
         penalty: Penalty | None,
+        clip_norm: float = 0.0,
     ) -> None:
         self.sae = sae
         self.penalty = penalty
         self.settings = training
+        self.clip_norm = clip_norm
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
@@ -168,6 +170,8 @@ class Stepper:
         W_dec = self.sae.W_dec
         if self.settings.decoder_gradient == "projected" and W_dec.grad is not None:
             W_dec.grad -= (W_dec.grad * W_dec).sum(dim=1, keepdim=True) * W_dec
+        if self.clip_norm > 0:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.clip_norm)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
