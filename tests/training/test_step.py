@@ -10,8 +10,9 @@ import torch
 
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
+from sleave.base.settings import parse
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
-from sleave.training.settings import OptimizerSettings, TrainingSettings
+from sleave.training.settings import OptimizerSettings, RunSettings, TrainingSettings
 from sleave.training.step import MAX_SKIPPED, Stepper
 
 D_IN, D_SAE, ROWS = 5, 9, 16
@@ -258,3 +259,24 @@ def test_compiled_equals_eager():
     script = COMPILED.format(here=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_gradients_are_clipped_to_a_norm():
+    """Over all weights together: their directions stay."""
+    plain, clipped = random_sae(), random_sae()
+    clipped.load_state_dict(plain.state_dict())
+    for sae, norm in ((plain, 0.0), (clipped, 0.01)):
+        s = Stepper(sae, OptimizerSettings(), TrainingSettings(precision="float32"), None, norm)
+        s.step(batch(0), lr=0.0, sparsity_weight=0.1)
+    norms = [torch.cat([p.grad.flatten() for p in sae.parameters()]).norm() for sae in (plain, clipped)]
+    assert norms[0] > 1
+    assert float(norms[1]) == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(clipped.W_enc.grad / norms[1], plain.W_enc.grad / norms[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "norm"), [("relu", "auto", 0), ("topk", "auto", 1), ("topk", 0, 0), ("relu", 2.5, 2.5)]
+)
+def test_which_gradients_are_clipped(kind, given, norm):
+    values = {"autoencoder": {"kind": kind, "d_sae": 40}, "optimizer": {"clip_norm": given}}
+    assert parse(RunSettings, values, where="here").clip_norm == norm
