@@ -75,9 +75,8 @@ def main() -> None:
         run = [sys.executable, "-m", "benchmarks.wide_step", "--case", name]
         r = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
         floor = r["product"] + r["adam"]
-        lines.append(
-            f"{name:18}{r['step']:8.2f}{r['product']:9.2f}{r['adam']:7.2f}{r['step'] / floor:11.2f}x{r['peak'] / 1e9:9.2f}"
-        )
+        figures = f"{r['step']:8.2f}{r['product']:9.2f}{r['adam']:7.2f}{r['step'] / floor:11.2f}x{r['peak'] / 1e9:9.2f}"
+        lines.append(f"{name:18}{figures}")
         print(lines[-1], flush=True)
     text = "\n".join([*lines, "", json.dumps(environment())]) + "\n"
     print(text)
