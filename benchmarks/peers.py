@@ -11,8 +11,8 @@ Held-out rows are encoded and decoded by each library's own inference: BatchTopK
 what it saves for inference. Where these give different L0, their FVU do not compare.
 
 Each library's own, by its defaults:
-* sleave: gradient clipped to norm 1. AuxK times 1/32 for features silent for 100,000 rows. Threshold: running mean,
-  0.01, from its first value. Its own weights are data points.
+* sleave: gradient clipped to norm 1. AuxK times 1/32 for features silent for 100,000 rows. Threshold: running mean, 0.1
+  (0.01 when the kept peers.txt was made), from its first value. Its own weights are data points.
 * SAELens: gradient clipped to norm 1. AuxK times 1 for features silent for 1,000 batches. Decoder rows are not held at
   norm one; codes are times their norm. Threshold: running mean, 0.01, from 0.
 * dictionary_learning: gradient clipped to norm 1. AuxK times 1/32 (over the residual's variance) for features silent

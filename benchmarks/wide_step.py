@@ -2,8 +2,9 @@
 
     python -m benchmarks.wide_step --out benchmarks/wide_step.txt
 
-The floor is what cannot be left out: the product of the rows with the encoder (which decides what fires), and Adam's
-passes over the weights. Each case runs in a process of its own, so that its peak memory is its own.
+A median step of `mi` has no choice of pairs in it: that is made every 20 steps. The floor is what cannot be left
+out: the product of the rows with the encoder, which decides what fires, and Adam's passes over the weights. Each case
+runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
