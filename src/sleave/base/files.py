@@ -154,11 +154,22 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SleaveError(f"`{path}` is not valid TOML: {error}.") from error
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file atomically; tensors are made contiguous and moved to the CPU."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, outdates: Path | None = None
+) -> None:
+    """Write a safetensors file atomically; tensors are made contiguous and moved to the CPU.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        metadata: kept in it.
+        outdates: a file that must never stand beside the new one; removed before it takes its place.
+    """
     ready = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(ready, temporary, metadata=dict(metadata) if metadata else None)
+        if outdates is not None:
+            outdates.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

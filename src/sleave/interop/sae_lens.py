@@ -16,7 +16,7 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.autoencoder.topk import TopKAutoencoder
 from sleave.base.errors import SleaveError
-from sleave.base.files import atomic_path, load_tensors, save_tensors, write_json
+from sleave.base.files import load_tensors, save_tensors, write_json
 from sleave.interop.weights import (
     Shape,
     Weights,
@@ -66,9 +66,8 @@ def write(sae: SparseAutoencoder, path: Path, metadata: Mapping[str, Any]) -> No
         **own,
         "metadata": {"sae_lens_version": FORMAT_VERSION, "sleave_version": __version__, **metadata},
     }
-    with atomic_path(path / WEIGHTS) as temporary:
-        save_tensors(temporary, {name: t.detach().float() for name, t in tensors.items()})
-        (path / CONFIG).unlink(missing_ok=True)  # never the new weights beside the old settings
+    ready = {name: t.detach().float() for name, t in tensors.items()}
+    save_tensors(path / WEIGHTS, ready, outdates=path / CONFIG)  # never the new weights beside the old settings
     write_json(path / CONFIG, config)
 
 
