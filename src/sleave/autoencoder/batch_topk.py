@@ -12,7 +12,6 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.codes.codes import Codes
 from sleave.codes.largest import largest_of_batch
-from sleave.codes.products import encoded
 
 # The cut of a batch is one of the largest of millions of numbers and hardly varies between batches, but falls while
 # training; at SAELens's 0.01 the mean lags so far behind that after 300 steps 20 features fire in place of 32.
@@ -54,7 +53,7 @@ class BatchTopKAutoencoder(KSparseAutoencoder):
 
     def _codes(self, x: Tensor) -> Codes | Tensor:
         if self.training:
-            return encoded(self._largest(x), x, self.W_enc, self.b_enc)
+            return self._firing(x)
         z = x @ self.W_enc + self.b_enc
         return torch.relu(z) * (z > self._set_threshold())
 
@@ -65,7 +64,7 @@ class BatchTopKAutoencoder(KSparseAutoencoder):
         if self.threshold < 0:
             raise SleaveError(
                 "The threshold of this BatchTopK autoencoder was never set: it was not trained, or not for long. "
-                "Give activations to find it: sleave.load(path, sample=x), with x (rows, d_in), some thousands of rows."
+                "Give activations to find it: sleave.from_live(sae, sample=x), with x (rows, d_in), some thousands."
             )
         return self.threshold
 

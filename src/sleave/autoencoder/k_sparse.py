@@ -56,15 +56,19 @@ class KSparseAutoencoder(SparseAutoencoder):
 
     def training_pass(self, x: Float[Tensor, "batch d_in"], dead: Bool[Tensor, " d_sae"] | None = None) -> TrainingPass:
         read = self._encoder_input(x)
-        codes = encoded(self._largest(read), read, self.W_enc, self.b_enc)
+        codes = self._firing(read)
         seen = self._left_by_dropout(codes)
         x_hat = times(seen, self.W_dec) + self.b_dec
         auxiliary = self._auxiliary(x, seen, self._aux_k(read, (x - x_hat).detach(), dead))
         least = codes.value.detach().min() if codes.value.numel() else None
         return TrainingPass(codes, x_hat, x_hat.new_zeros(()), auxiliary, least)
 
+    def _firing(self, x: Tensor) -> Codes:
+        """What fires in training, of what the encoder reads; differentiable."""
+        return encoded(self._largest(x), x, self.W_enc, self.b_enc)
+
     def _largest(self, x: Tensor) -> Codes:
-        """What fires in training, of what the encoder reads."""
+        """The same without a gradient."""
         raise NotImplementedError
 
     def _auxiliary(self, x: Tensor, codes: Codes, aux_k: Tensor | None) -> Tensor | None:

@@ -8,7 +8,6 @@ from torch import Tensor
 from sleave.autoencoder.k_sparse import KSparseAutoencoder
 from sleave.codes.codes import Codes
 from sleave.codes.largest import largest_of_rows
-from sleave.codes.products import encoded
 
 
 class TopKAutoencoder(KSparseAutoencoder):
@@ -22,7 +21,7 @@ class TopKAutoencoder(KSparseAutoencoder):
     whole_k = True
 
     def _codes(self, x: Tensor) -> Codes:
-        return encoded(self._largest(x), x, self.W_enc, self.b_enc)
+        return self._firing(x)
 
     def _largest(self, x: Tensor) -> Codes:
         return largest_of_rows(x, self.W_enc, self.b_enc, int(self.k))
