@@ -189,8 +189,8 @@ def test_evaluation_side_by_side(study, tmp_path, capsys):
     cells = {row.split("|")[1].strip(): [c.strip() for c in row.strip("|").split("|")][1:] for row in table[2:]}
     for number, run in enumerate(runs):
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        assert {"evaluation", "training", "environment"} <= results.keys()
-        assert float(cells["MSE"][number]) == pytest.approx(results["evaluation"]["scaled"]["mse"], abs=0.05)
+        assert {"heldout", "training", "environment"} <= results.keys()
+        assert float(cells["MSE"][number]) == pytest.approx(results["heldout"]["scaled"]["mse"], abs=0.05)
     # A folder of runs is the same as each of them, and a second time nothing is evaluated again.
     assert run_main("evaluate", study / "runs", "--table", tmp_path / "y.md") == 0
     assert "Evaluating" not in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_gemma_to_saelens(tmp_path_factory, tmp_path, scaling):
         # In float64 only the rounding of the saved weights is left.
         exact = trained.double().encode((x.double() - scaled.shift.double()) * scaled.scale.double()) * norms.double()
         assert float((ours.double().encode(x.double()) - exact).norm() / exact.norm()) < 3e-7
-    results = jobs.evaluate(run)["evaluation"]
+    results = jobs.evaluate(run)["heldout"]
     assert results["rows"] == len(x)
     assert results["scaled"]["fvu"] > 0
     assert Path(run.sae, "cfg.json").is_file()
@@ -103,5 +103,5 @@ def test_gemma_with_mi_ortho_and_its_baselines(tmp_path_factory, tmp_path, const
         trained = torch.relu(y @ tensors["sae.W_enc"] + tensors["sae.b_enc"])
         norms = (tensors["sae.W_dec"] / run.scaling().scale).norm(dim=1)
         assert float((codes - trained * norms).abs().amax() / x.norm(dim=1).max()) < 1e-5
-    information = jobs.evaluate(run)["evaluation"]["information"]
+    information = jobs.evaluate(run)["heldout"]["information"]
     assert information["peak"] >= information["p999"] > 0

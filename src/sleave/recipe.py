@@ -13,12 +13,19 @@ from sleave.autoencoder.settings import CommonAutoencoderSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
-from sleave.evaluation.settings import EvaluationSettings
+from sleave.evaluation.settings import HeldoutSettings
+from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
 from sleave.training.settings import RunSettings
 
 # What stays of a section whose `kind` is changed: its other values were meant for another kind.
 KEPT = {"constraint": frozenset[str](), "autoencoder": frozenset(CommonAutoencoderSettings.model_fields)}
+
+
+class EvaluationSettings(HeldoutSettings):
+    """What is measured once a run is finished, and on how much."""
+
+    passages: PassageSettings = PassageSettings()
 
 
 class Recipe(RunSettings):

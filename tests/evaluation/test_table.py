@@ -14,7 +14,7 @@ WHOLE = {
         "seconds_per_step": 0.12345,
         "peak_memory_bytes": 2_340_000_000,
     },
-    "evaluation": {
+    "heldout": {
         "rows": 16_384,
         "scaled": {"mse": 123.456, "fvu": 0.12345},
         "raw": {"fvu": 0.2},
@@ -30,7 +30,7 @@ WHOLE = {
         "information": {"p999": 0.01, "mean": 0.000123, "activity_noticeable": 0.00125},
     },
 }
-PART = {"training": {"seconds_per_step": 2.0}, "evaluation": {"scaled": {"fvu": 0.5}}}
+PART = {"training": {"seconds_per_step": 2.0}, "heldout": {"scaled": {"fvu": 0.5}}}
 RUNS = {"runs/a": WHOLE, "runs/b, 2|3": PART}
 
 
@@ -90,7 +90,7 @@ def test_screen():
 
 
 def test_few_heldout_rows_are_warned_of():
-    few = {**WHOLE, "evaluation": {**WHOLE["evaluation"], "rows": 81}}
+    few = {**WHOLE, "heldout": {**WHOLE["heldout"], "rows": 81}}
     assert warnings(RUNS) == []
     (warning,) = warnings({**RUNS, "runs/few": few})
     assert "Fewer than 2,000 held-out rows for runs/few:" in warning

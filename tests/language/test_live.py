@@ -192,9 +192,9 @@ def test_it_says_what_it_waits_for(material, capsys):
 
 def test_evaluation(material, harvested, tmp_path):
     (run,) = jobs.train(make_recipe(material), tmp_path / "run")
-    live_results = jobs.evaluate(run)["evaluation"]
+    live_results = jobs.evaluate(run)["heldout"]
     assert live_results["rows"] == harvested.num_rows("heldout")
-    from_store = jobs.evaluate(run, str(harvested.path), again=True)["evaluation"]
+    from_store = jobs.evaluate(run, str(harvested.path), again=True)["heldout"]
     assert live_results["raw"]["mse"] == pytest.approx(from_store["raw"]["mse"], rel=1e-4)
 
 

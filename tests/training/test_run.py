@@ -133,10 +133,10 @@ def test_no_metrics_yet(run):
 def test_results_are_added_part_by_part(run):
     run.add_results("training", {"steps": 3})
     assert run.finished
-    run.add_results("evaluation", {"fvu": 0.5})
+    run.add_results("heldout", {"fvu": 0.5})
     run.add_results("training", {"steps": 4})
     results = run.results()
-    assert (results["training"], results["evaluation"], results["schema"]) == ({"steps": 4}, {"fvu": 0.5}, 1)
+    assert (results["training"], results["heldout"], results["schema"]) == ({"steps": 4}, {"fvu": 0.5}, 1)
     assert "packages" in results["environment"]
 
 

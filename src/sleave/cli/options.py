@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from pydantic_settings import CliSettingsSource
 
 from sleave.base.errors import nearest
+from sleave.base.settings import Settings
 from sleave.recipe import Recipe, load_recipe
 
 
@@ -45,11 +46,13 @@ def parse_recipe(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Nam
     return namespace, load_recipe(namespace.recipe, overrides)
 
 
-def parse_settings(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+def parse_settings(
+    parser: Parser, arguments: Sequence[str], kind: type[Settings] = Recipe
+) -> tuple[argparse.Namespace, dict[str, Any]]:
     """Add an option for every setting to a parser; then the parser's own arguments, and the settings given, nested."""
     own = {action.dest for action in parser._actions}
     settings: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
-        Recipe,  # type: ignore[arg-type]  # it reads fields, and any model has those
+        kind,  # type: ignore[arg-type]  # it reads fields, and any model has those
         root_parser=parser,
         cli_avoid_json=True,
         cli_use_class_docs_for_groups=True,

@@ -17,7 +17,9 @@ from sleave.cli.options import Parser, parse_recipe, parse_settings
 from sleave.evaluation.table import check_table_path, screen_table, warnings, write_table
 from sleave.interop.reading import load
 from sleave.interop.writing import FORMATS, save
-from sleave.recipe import load_recipe
+from sleave.jobs.evaluation import ALL
+from sleave.jobs.families import FAMILIES
+from sleave.recipe import EvaluationSettings, load_recipe
 from sleave.report.screen import screen_tables
 
 HARVEST = """\
@@ -129,11 +131,19 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table as .csv or .md")
     parser.add_argument("--store", metavar="DIR", help="the activation store, if it has moved")
     parser.add_argument("--again", action="store_true", help="evaluate anew what has been evaluated")
-    namespace = parser.parse_args(arguments)
+    parser.add_argument(
+        "--suite", nargs="+", default=["heldout"], metavar="NAME", choices=(*FAMILIES, ALL), help="what to measure"
+    )
+    namespace, settings = parse_settings(parser, arguments, EvaluationSettings)
     if namespace.table:
         check_table_path(namespace.table)  # before what may take minutes
     runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
-    results = {str(run.path): jobs.evaluate(run, namespace.store, again=namespace.again) for run in runs}
+    results = {
+        str(run.path): jobs.evaluate(
+            run, namespace.store, suite=namespace.suite, settings=settings, again=namespace.again
+        )
+        for run in runs
+    }
     _print(screen_table(results))
     for warning in warnings(results):
         say(warning)

@@ -1,4 +1,4 @@
-"""Settings of evaluation."""
+"""Settings of the figures on held-out rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pydantic import Field
 from sleave.base.settings import Settings
 
 
-class EvaluationSettings(Settings):
-    """Held-out evaluation."""
+class HeldoutSettings(Settings):
+    """Figures on held-out rows."""
 
     max_rows: int = Field(default=16_384, ge=1)
     """At most so many held-out rows (tokens) are used."""

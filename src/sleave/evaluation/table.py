@@ -20,23 +20,23 @@ Results = Mapping[str, Mapping[str, Any]]  # results.json by run
 FIGURES: tuple[tuple[str, str, str], ...] = (
     ("architecture", "training.architecture", ""),
     ("constraint", "training.constraint", ""),
-    ("held-out rows", "evaluation.rows", ",d"),
-    ("99.9th percentile of |C|", "evaluation.correlation.p999_cosine", ".4f"),
-    ("mean |C|", "evaluation.correlation.mean_cosine", ".5f"),
-    ("peak |C|", "evaluation.correlation.peak_cosine", ".3f"),
-    ("peak |C|, 10 rows", "evaluation.correlation.peak_cosine_often", ".3f"),
-    ("99.9th percentile of |r|", "evaluation.correlation.p999_pearson", ".4f"),
-    ("mean |r|", "evaluation.correlation.mean_pearson", ".5f"),
-    ("99.9th percentile of I", "evaluation.information.p999", ".5f"),
-    ("mean I", "evaluation.information.mean", ".6f"),
-    ("pairs, activity I > 0.01", "evaluation.information.activity_noticeable", ".5f"),
-    ("MSE", "evaluation.scaled.mse", ".1f"),
-    ("FVU", "evaluation.scaled.fvu", ".4f"),
-    ("FVU, raw", "evaluation.raw.fvu", ".4f"),
-    ("L0", "evaluation.codes.l0", ".1f"),
-    ("L1", "evaluation.codes.l1", ".1f"),
-    ("active features", "evaluation.codes.active", ",d"),
-    ("dead features", "evaluation.codes.dead", ",d"),
+    ("held-out rows", "heldout.rows", ",d"),
+    ("99.9th percentile of |C|", "heldout.correlation.p999_cosine", ".4f"),
+    ("mean |C|", "heldout.correlation.mean_cosine", ".5f"),
+    ("peak |C|", "heldout.correlation.peak_cosine", ".3f"),
+    ("peak |C|, 10 rows", "heldout.correlation.peak_cosine_often", ".3f"),
+    ("99.9th percentile of |r|", "heldout.correlation.p999_pearson", ".4f"),
+    ("mean |r|", "heldout.correlation.mean_pearson", ".5f"),
+    ("99.9th percentile of I", "heldout.information.p999", ".5f"),
+    ("mean I", "heldout.information.mean", ".6f"),
+    ("pairs, activity I > 0.01", "heldout.information.activity_noticeable", ".5f"),
+    ("MSE", "heldout.scaled.mse", ".1f"),
+    ("FVU", "heldout.scaled.fvu", ".4f"),
+    ("FVU, raw", "heldout.raw.fvu", ".4f"),
+    ("L0", "heldout.codes.l0", ".1f"),
+    ("L1", "heldout.codes.l1", ".1f"),
+    ("active features", "heldout.codes.active", ",d"),
+    ("dead features", "heldout.codes.dead", ",d"),
     ("seconds/step", "training.seconds_per_step", ".3f"),
     ("peak memory, GB", "training.peak_memory_bytes", "GB"),
 )
@@ -54,7 +54,7 @@ LEGEND = (
 
 def warnings(runs: Results) -> list[str]:
     """What a reader of the table should know before believing it."""
-    few = [name for name, r in runs.items() if r.get("evaluation", {}).get("rows", FEW_ROWS) < FEW_ROWS]
+    few = [name for name, r in runs.items() if r.get("heldout", {}).get("rows", FEW_ROWS) < FEW_ROWS]
     if not few:
         return []
     return [

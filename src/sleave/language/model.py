@@ -64,7 +64,7 @@ class HookedModel:
         """
         config = model.config.get_text_config()
         self._model: nn.Module = model.base_model.eval()  # all but the head
-        self._blocks = _blocks(self._model, config.num_hidden_layers, name)
+        self._blocks = find_blocks(self._model, config.num_hidden_layers, name)
         self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.tokenizer = tokenizer
         self.layers = layers
@@ -90,24 +90,7 @@ class HookedModel:
         Raises:
             SleaveError: the model, its tokenizer, package, hub or device is missing, or a file is damaged.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        source = _source(settings.name)
-        device = choose_device(settings.device)
-        with quiet_transformers():
-            try:
-                config = AutoConfig.from_pretrained(source, revision=settings.revision)
-                model = AutoModelForCausalLM.from_pretrained(
-                    source,
-                    revision=settings.revision,
-                    config=config,
-                    dtype=torch_dtype(settings.dtype),
-                    use_safetensors=True,  # nothing is ever unpickled
-                    attn_implementation=_attention(config),
-                )
-            except (OSError, ValueError, SafetensorError) as error:
-                raise SleaveError(_explain(settings, source, error)) from error
-            tokenizer = _tokenizer(settings, source)
+        model, tokenizer, device = load_causal_model(settings)
         return cls(model, tokenizer, settings.layers, settings.name, device)
 
     # Not inference_mode: its tensors could not be fed to an autoencoder that is being trained.
@@ -175,8 +158,38 @@ class HookedModel:
         return groups
 
 
-def _blocks(model: nn.Module, num_layers: int, name: str) -> nn.ModuleList:
-    """The list of a model's blocks: the outermost one with as many members as the config counts layers."""
+def load_causal_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, torch.device]:
+    """A whole causal language model, its tokenizer, and the device that it is meant for.
+
+    Raises:
+        SleaveError: the model, its tokenizer, package, hub or device is missing, or a file is damaged.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = _source(settings.name)
+    device = choose_device(settings.device)
+    with quiet_transformers():
+        try:
+            config = AutoConfig.from_pretrained(source, revision=settings.revision)
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=settings.revision,
+                config=config,
+                dtype=torch_dtype(settings.dtype),
+                use_safetensors=True,  # nothing is ever unpickled
+                attn_implementation=_attention(config),
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            raise SleaveError(_explain(settings, source, error)) from error
+        return model, _tokenizer(settings, source), device
+
+
+def find_blocks(model: nn.Module, num_layers: int, name: str) -> nn.ModuleList:
+    """The list of a model's blocks: the outermost one with as many members as the config counts layers.
+
+    Raises:
+        SleaveError: there is none.
+    """
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return module
