@@ -1,0 +1,159 @@
+"""Documents that are read once up to the hooked layer, and from there as often as their activations are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from sleave.base.progress import progress
+from sleave.language.contexts import Context
+from sleave.language.losses import next_token_losses
+from sleave.language.whole import WholeModel
+
+TOKENS = 2048  # that the model reads at once, padding included
+
+Judge = Callable[[Sequence[int], Sequence[Tensor]], Tensor]
+"""From documents and their (length, d_in) final states, how right each one's answer is: (documents,), 0 to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is added to the residual stream.
+
+    Attributes:
+        position: where, ascending, among the positions of all documents.
+        delta: (positions, d_in) what is added there, in the units of the activations.
+    """
+
+    position: Int64[Tensor, " positions"]
+    delta: Float[Tensor, "positions d_in"]
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """Documents with the residual stream after one block.
+
+    Attributes:
+        model: the language model.
+        layer: the block.
+        contexts: the documents' tokens.
+        residual: (positions, d_in) of every position, one document after the other, in the model's dtype.
+        start: (documents + 1,) where each begins.
+        text: (positions,) which of them may be changed: tokens that stand for text, with no massive norm.
+    """
+
+    model: WholeModel
+    layer: int
+    contexts: Sequence[Context]
+    residual: Float[Tensor, "positions d_in"]
+    start: Int[Tensor, " documents_plus_1"]
+    text: Bool[Tensor, " positions"]
+
+    @staticmethod
+    def read(
+        model: WholeModel, contexts: Sequence[Context], layer: int, max_norm_ratio: float | None = None
+    ) -> Documents:
+        """Read documents up to a block.
+
+        Args:
+            model: the language model.
+            contexts: the documents.
+            layer: the block, counted from 0.
+            max_norm_ratio: a token whose norm is more than so many times the median is left alone.
+        """
+        parts: list[Tensor] = [torch.empty(0)] * len(contexts)
+        with progress("Reading passages", len(contexts), "passages") as advance:
+            for batch in batches(contexts, range(len(contexts))):
+                read = model.residuals([contexts[d] for d in batch], layer)
+                for d, rows in zip(batch, read.cpu(), strict=True):
+                    parts[d] = rows[: len(contexts[d].token_ids)].clone()
+                advance(len(batch), "")
+        residual = torch.cat(parts)
+        text = torch.tensor([k for c in contexts for k in c.keep])
+        if max_norm_ratio is not None:
+            norm = residual.float().norm(dim=1)
+            text &= norm <= max_norm_ratio * norm[text].median()
+        start = torch.tensor([0, *(len(p) for p in parts)]).cumsum(0)
+        return Documents(model, layer, contexts, residual, start, text)
+
+    @cached_property
+    def document(self) -> Int64[Tensor, " positions"]:
+        """Of each position, which document it is of."""
+        return torch.repeat_interleave(torch.arange(len(self.contexts)), self.start.diff())
+
+    def touched(self, change: Change) -> Bool[Tensor, " documents"]:
+        """Which documents are changed at all."""
+        touched = torch.zeros(len(self.contexts), dtype=torch.bool)
+        touched[self.document[change.position]] = True
+        return touched
+
+    def right(self, documents: Sequence[int], judge: Judge, change: Change | None = None) -> Float[Tensor, " some"]:
+        """How right the answers are on some documents."""
+        found = torch.zeros(len(documents))
+        place = {d: n for n, d in enumerate(documents)}
+        for batch, final in self._finals(documents, change):
+            own = [rows[: len(self.contexts[d].token_ids)] for d, rows in zip(batch, final, strict=True)]
+            found[[place[d] for d in batch]] = judge(batch, own).float().cpu()
+        return found
+
+    def loss(self, documents: Sequence[int], change: Change | None = None) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of the next tokens of some documents, each, in nats; and how many tokens they are of."""
+        total, count = torch.zeros(len(documents)), torch.zeros(len(documents))
+        place = {d: n for n, d in enumerate(documents)}
+        for batch, final in self._finals(documents, change):
+            losses = next_token_losses(self.model, final, [self.contexts[d] for d in batch])
+            for d, loss in zip(batch, losses, strict=True):
+                total[place[d]], count[place[d]] = float(loss.sum()), len(loss)
+        return total, count
+
+    def pooled(self, documents: Sequence[int], change: Change | None = None) -> Float[Tensor, "some d_in"]:
+        """What the head reads, averaged over the text of each document."""
+        found = torch.zeros(len(documents), self.residual.shape[1])
+
+        def keep(batch: Sequence[int], finals: Sequence[Tensor]) -> Tensor:
+            for d, final in zip(batch, finals, strict=True):
+                found[place[d]] = self.mean_of_text(d, final)
+            return torch.zeros(len(batch))
+
+        place = {d: n for n, d in enumerate(documents)}
+        self.right(documents, keep, change)
+        return found
+
+    def mean_of_text(self, document: int, rows: Float[Tensor, "length d_in"]) -> Float[Tensor, " d_in"]:
+        """The mean of a document's rows over the tokens that stand for text."""
+        keep = torch.tensor(self.contexts[document].keep, device=rows.device)
+        return rows[keep].float().mean(0)
+
+    def _finals(self, documents: Sequence[int], change: Change | None) -> list[tuple[list[int], Tensor]]:
+        return [
+            (batch, self.model.final(self._padded(batch, change), self.layer))
+            for batch in batches(self.contexts, documents)
+        ]
+
+    def _padded(self, batch: Sequence[int], change: Change | None) -> Tensor:
+        width = max(len(self.contexts[d].token_ids) for d in batch)
+        padded = self.residual.new_zeros(len(batch), width, self.residual.shape[1])
+        for n, d in enumerate(batch):
+            first, last = int(self.start[d]), int(self.start[d + 1])
+            rows = self.residual[first:last]
+            if change is not None:
+                inside = slice(*torch.searchsorted(change.position, torch.tensor([first, last])).tolist())
+                rows = rows.float().index_add(0, change.position[inside] - first, change.delta[inside])
+            padded[n, : last - first] = rows.to(padded.dtype)
+        return padded
+
+
+def batches(contexts: Sequence[Context], documents: Sequence[int]) -> list[list[int]]:
+    """Documents of like length together, so that little is padding."""
+    groups: list[list[int]] = []
+    for d in sorted(documents, key=lambda d: len(contexts[d].token_ids), reverse=True):
+        if groups and len(contexts[groups[-1][0]].token_ids) * (len(groups[-1]) + 1) <= TOKENS:
+            groups[-1].append(d)
+        else:
+            groups.append([d])
+    return groups
