@@ -1,0 +1,52 @@
+"""Cross-entropy of next tokens, a few positions at a time: logits of a large vocabulary take much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sleave.language.contexts import Context
+from sleave.language.whole import WholeModel, padded_ids, padded_keep
+
+POSITIONS = 256  # at once: 268 MB of logits for a vocabulary of 262,144
+
+
+@torch.no_grad()
+def next_token_losses(
+    model: WholeModel, final: Float[Tensor, "contexts width d_in"], contexts: Sequence[Context]
+) -> list[Float[Tensor, " targets"]]:
+    """The cross-entropy (nats) of each next token that is text, read at a token that is text.
+
+    What the model says after a special token (such as the first) is left out: no autoencoder is put in there.
+
+    Args:
+        model: the language model.
+        final: what its head reads, as `WholeModel.final` gives it.
+        contexts: of which it is, in this order.
+
+    Returns:
+        For each context its losses in order, float32, on the CPU.
+    """
+    has_target, following = targets(contexts)
+    at, token = final[has_target.to(final.device)], following[has_target]
+    parts = zip(at.split(POSITIONS), token.split(POSITIONS), strict=True)
+    losses = torch.cat([cross_entropy(model.logits(x), y).cpu() for x, y in parts]) if len(at) else torch.empty(0)
+    return list(losses.split(has_target.sum(dim=1).tolist()))
+
+
+def targets(contexts: Sequence[Context]) -> tuple[Bool[Tensor, "contexts width"], Int[Tensor, "contexts width"]]:
+    """Whether a position and the one after it both hold text, and which token comes after it."""
+    keep, ids = padded_keep(contexts), padded_ids(contexts)
+    following = keep.roll(-1, dims=1)
+    following[:, -1] = False
+    return keep & following, ids.roll(-1, dims=1)
+
+
+def cross_entropy(
+    logits: Float[Tensor, "positions vocabulary"], token: Int[Tensor, " positions"]
+) -> Float[Tensor, " positions"]:
+    """-log p(token), in nats."""
+    return logits.logsumexp(dim=1) - logits.gather(1, token.to(logits.device)[:, None])[:, 0]
