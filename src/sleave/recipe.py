@@ -17,6 +17,7 @@ from sleave.evaluation.settings import HeldoutSettings
 from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
 from sleave.training.settings import RunSettings
+from sleave.unlearning.settings import UnlearningSettings
 
 # What stays of a section whose `kind` is changed: its other values were meant for another kind.
 KEPT = {"constraint": frozenset[str](), "autoencoder": frozenset(CommonAutoencoderSettings.model_fields)}
@@ -26,6 +27,7 @@ class EvaluationSettings(HeldoutSettings):
     """What is measured once a run is finished, and on how much."""
 
     passages: PassageSettings = PassageSettings()
+    unlearning: UnlearningSettings = UnlearningSettings()
 
 
 class Recipe(RunSettings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
-from sleave.base.progress import Advance, progress
+from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.interop.reading import load
 from sleave.jobs.training import finished_store, layer_of, open_source
@@ -22,9 +22,11 @@ from sleave.recipe import EvaluationSettings, Recipe
 from sleave.training.run import RunDirectory
 
 if TYPE_CHECKING:
-    from sleave.language.passages import Passage
-    from sleave.language.settings import ModelSettings
+    from sleave.language.passages import Passage, PassageSettings
+    from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
     from sleave.language.whole import WholeModel
+    from sleave.unlearning.questions import Questions
+    from sleave.unlearning.settings import MultipleChoiceSettings, UnlearningSettings
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,66 @@ class Subject:
     @property
     def model(self) -> WholeModel:
         """The language model; one for all runs on it."""
-        return _model(self.recipe.model.model_copy(update={"layers": (0,)}))
+        return _model(self._model_settings)
 
-    @cached_property
+    @property
     def passages(self) -> list[Passage]:
         """The labelled passages that its training never saw."""
-        from sleave.language.passages import passages, unseen_by
+        recipe = self.recipe
+        return _passages(self._model_settings, recipe.evaluation.passages, recipe.corpus, recipe.harvest)
 
-        unseen = unseen_by(self.recipe.corpus, self.recipe.harvest)
-        return passages(self.recipe.evaluation.passages, self.model.tokenizer, unseen)
+    def topics(self) -> Questions:
+        """What is asked about the topics of the passages; the model reads them once for all runs on the same layer."""
+        recipe = self.recipe
+        asked = recipe.evaluation.unlearning.model_copy(update={"topics": (), "controls": True})
+        return _topics(
+            self._model_settings, recipe.evaluation.passages, recipe.corpus, recipe.harvest, self.layer, asked
+        )
+
+    def answers(self, asked: MultipleChoiceSettings) -> Questions:
+        """Multiple-choice questions that the model knows the answers of."""
+        from sleave.language.questions import read_question_files
+        from sleave.unlearning.multiple_choice import read_multiple_choice
+
+        sides = (read_question_files(side) for side in (asked.forget, asked.retain))
+        return read_multiple_choice(self.model, *sides, self.layer, asked, self.recipe.harvest.max_norm_ratio)
+
+    @property
+    def _model_settings(self) -> ModelSettings:
+        return self.recipe.model.model_copy(update={"layers": (0,)})
 
 
+# What takes long to read is kept for the next run of the same command.
 @lru_cache(maxsize=1)
 def _model(settings: ModelSettings) -> WholeModel:
     from sleave.language.whole import WholeModel
 
+    say(f"Loading {settings.name}")
     return WholeModel.load(settings)
+
+
+@lru_cache(maxsize=1)
+def _passages(
+    model: ModelSettings, settings: PassageSettings, corpus: tuple[CorpusSettings, ...], harvest: HarvestSettings
+) -> list[Passage]:
+    from sleave.language.passages import passages, unseen_by
+
+    return passages(settings, _model(model).tokenizer, unseen_by(corpus, harvest))
+
+
+@lru_cache(maxsize=1)
+def _topics(
+    model: ModelSettings,
+    settings: PassageSettings,
+    corpus: tuple[CorpusSettings, ...],
+    harvest: HarvestSettings,
+    layer: int,
+    asked: UnlearningSettings,
+) -> Questions:
+    from sleave.unlearning.topics import read_topics
+
+    read = _passages(model, settings, corpus, harvest)
+    return read_topics(_model(model), read, layer, asked, harvest.max_norm_ratio)
 
 
 @dataclass(frozen=True)
@@ -114,6 +160,18 @@ def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], float]:
     return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
 
 
+def _unlearning(subject: Subject) -> dict[str, Any]:
+    from sleave.unlearning.forgetting import forget
+    from sleave.unlearning.results import summarised
+
+    settings = subject.recipe.evaluation.unlearning
+    found = asdict(summarised(forget(subject.sae, subject.topics(), subject.scaling, settings)))
+    if (asked := settings.multiple_choice) is not None:
+        answers = forget(subject.sae, subject.answers(asked), subject.scaling, asked)
+        found["multiple_choice"] = asdict(summarised(answers))
+    return found
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "heldout": Family(
@@ -121,6 +179,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "reconstruction, sparsity, utilisation, and how entangled codes and directions are",
             lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
             _heldout,
+        ),
+        "unlearning": Family(
+            "unlearning",
+            "how well clamping features takes a topic from the model's answers, within limits on what it costs",
+            lambda settings: settings.model_dump(mode="json", include={"unlearning", "passages"}),
+            _unlearning,
         ),
     }
 )

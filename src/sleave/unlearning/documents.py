@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,7 +102,7 @@ class Documents:
         return found
 
     def loss(self, documents: Sequence[int], change: Change | None = None) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of the next tokens of some documents, each, in nats; and how many tokens they are of."""
+        """Of some documents, the sum of the losses of their next tokens, in nats, and how many tokens that is of."""
         total, count = torch.zeros(len(documents)), torch.zeros(len(documents))
         place = {d: n for n, d in enumerate(documents)}
         for batch, final in self._finals(documents, change):
@@ -129,11 +129,9 @@ class Documents:
         keep = torch.tensor(self.contexts[document].keep, device=rows.device)
         return rows[keep].float().mean(0)
 
-    def _finals(self, documents: Sequence[int], change: Change | None) -> list[tuple[list[int], Tensor]]:
-        return [
-            (batch, self.model.final(self._padded(batch, change), self.layer))
-            for batch in batches(self.contexts, documents)
-        ]
+    def _finals(self, documents: Sequence[int], change: Change | None) -> Iterator[tuple[list[int], Tensor]]:
+        for batch in batches(self.contexts, documents):
+            yield batch, self.model.final(self._padded(batch, change), self.layer)
 
     def _padded(self, batch: Sequence[int], change: Change | None) -> Tensor:
         width = max(len(self.contexts[d].token_ids) for d in batch)

@@ -1,0 +1,91 @@
+"""Forgetting answers to multiple-choice questions: the published form, for models that can answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, permutations
+
+import torch
+from torch import Tensor
+
+from sleave.base.errors import SleaveError
+from sleave.language.contexts import Context
+from sleave.language.questions import LETTERS, Question
+from sleave.language.whole import WholeModel
+from sleave.unlearning.documents import Documents, Judge
+from sleave.unlearning.questions import Questions
+from sleave.unlearning.settings import MultipleChoiceSettings
+
+SIDES = ("forget", "retain")
+
+
+def read_multiple_choice(
+    model: WholeModel,
+    forget: Sequence[Question],
+    retain: Sequence[Question],
+    layer: int,
+    settings: MultipleChoiceSettings,
+    max_norm_ratio: float | None = None,
+) -> Questions:
+    """Ask the clean model, and keep as known what it gets right whatever the order of the choices.
+
+    The first `train` questions of each side are what features are chosen by; they are not asked.
+
+    Raises:
+        SleaveError: a side has no more questions than `train`, or the tokenizer cuts the letters into pieces.
+    """
+    for name, side in zip(SIDES, (forget, retain), strict=True):
+        if len(side) <= settings.train:
+            raise SleaveError(
+                f"Of the questions to {name} there are {len(side)}, and features alone are chosen by the first "
+                f"{settings.train} (`train`). Give more questions, or lower train."
+            )
+    questions = [*forget, *retain]
+    letters = _letter_tokens(model, max(len(q.choices) for q in questions))
+    asked = [_context(model, q.prompt(), n) for n, q in enumerate(questions)]
+    documents = Documents.read(model, asked, layer, max_norm_ratio)
+    judge = letter_judge(model, letters, [q.answer for q in questions], [len(q.choices) for q in questions])
+    split = len(forget)
+    own = (tuple(range(split)), tuple(range(split, len(questions))))
+    train = tuple(o[: settings.train] for o in own)
+    known = tuple(
+        tuple(d for d in o[settings.train :] if _knows(model, questions[d], letters, layer, settings.orders))
+        for o in own
+    )
+    topic = torch.tensor([int(d >= split) for d in range(len(questions))])
+    return Questions(documents, SIDES, topic, train, known, judge)
+
+
+def letter_judge(model: WholeModel, letters: Tensor, answers: Sequence[int], counts: Sequence[int]) -> Judge:
+    """Says of each document whether the letter of its answer is the likeliest of all its choices' letters."""
+
+    def judge(batch: Sequence[int], finals: Sequence[Tensor]) -> Tensor:
+        logits = model.logits(torch.stack([final[-1] for final in finals])).cpu()[:, letters]
+        chosen = [int(row[: counts[d]].argmax()) for d, row in zip(batch, logits, strict=True)]
+        return torch.tensor([float(c == answers[d]) for d, c in zip(batch, chosen, strict=True)])
+
+    return judge
+
+
+def _knows(model: WholeModel, question: Question, letters: Tensor, layer: int, orders: int) -> bool:
+    """Whether the clean model is right with the choices in each of some orders."""
+    ways = list(islice(permutations(range(len(question.choices))), orders))
+    asked = [_context(model, question.prompt(way), n) for n, way in enumerate(ways)]
+    documents = Documents.read(model, asked, layer)
+    answers = [way.index(question.answer) for way in ways]
+    judge = letter_judge(model, letters, answers, [len(question.choices)] * len(ways))
+    return bool((documents.right(range(len(ways)), judge) == 1).all())
+
+
+def _letter_tokens(model: WholeModel, count: int) -> Tensor:
+    """The tokens of the letters as they follow `Answer:`."""
+    ids = [model.tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in LETTERS[:count]]
+    if any(len(i) != 1 for i in ids):
+        raise SleaveError(f"The tokenizer of {model.name} cuts the letters of the choices into pieces.")
+    return torch.tensor([i[0] for i in ids])
+
+
+def _context(model: WholeModel, text: str, number: int) -> Context:
+    bos = [] if model.tokenizer.bos_token_id is None else [model.tokenizer.bos_token_id]
+    ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return Context((*bos, *ids), (*(False for _ in bos), *(True for _ in ids)), number)

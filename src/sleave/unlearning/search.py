@@ -1,0 +1,234 @@
+"""The search for the configuration that forgets most and harms least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sleave.unlearning.dictionary import Dictionary
+from sleave.unlearning.documents import Change, Documents, Judge
+from sleave.unlearning.results import Configuration, Found, Outcome
+
+RESAMPLES = 2000
+Order = Callable[[float], Int64[Tensor, " features"]]
+"""From tau, features by how well they suit: those to be clamped first come first."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which configurations are tried.
+
+    Attributes:
+        taus, ns, ms: see `Configuration`.
+        absolute: whether m is in units of the activations, and tau a share of the text as it is; otherwise m is in
+            median norms, and tau in mean firing rates.
+    """
+
+    taus: tuple[float, ...]
+    ns: tuple[int, ...]
+    ms: tuple[float, ...]
+    absolute: bool = False
+
+
+SCALED = Grid((0.5, 1.0, 2.0), (1, 2, 5, 10, 20), (0.05, 0.1, 0.25, 0.5))
+# Karvonen et al. 2025, SAEBench, arXiv 2503.09532, section on unlearning.
+PUBLISHED = Grid((0.001, 0.01), (10, 20), (25.0, 50.0, 100.0, 200.0), absolute=True)
+ZERO = replace(SCALED, ms=(0.0,))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a configuration must keep to.
+
+    Attributes:
+        retain: the least accuracy on what is retained.
+        ce_rise: the most that the loss may rise; infinity for no limit.
+    """
+
+    retain: float
+    ce_rise: float = math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Documents to be forgotten and to be retained, all of which the clean model gets right."""
+
+    forget: Sequence[int]
+    retain: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The documents of both sides, and what the model says of them when its activations are changed.
+
+    Attributes:
+        documents: all documents.
+        judge: says whether an answer is right.
+        sides: which of them are asked about.
+    """
+
+    documents: Documents
+    judge: Judge
+    sides: Sides
+    _clean: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def forget(self, change: Change) -> Float[Tensor, " forget"]:
+        """How right the answers on each document to be forgotten are."""
+        return self._right(self.sides.forget, change)
+
+    def retain(self, change: Change) -> float:
+        """Accuracy on the retained documents."""
+        return float(self._right(self.sides.retain, change).mean())
+
+    def _right(self, some: Sequence[int], change: Change) -> Tensor:
+        """Documents that the change does not touch are right, as they were before."""
+        touched = self.documents.touched(change)[list(some)]
+        right = torch.ones(len(some))
+        if touched.any():
+            changed = [d for d, t in zip(some, touched.tolist(), strict=True) if t]
+            right[touched] = self.documents.right(changed, self.judge, change)
+        return right
+
+    def ce_rise(self, change: Change) -> float:
+        """By how much the loss on the retained documents rises, in nats a token."""
+        retain = self.sides.retain
+        if missing := [d for d in retain if d not in self._clean]:
+            total, count = self.documents.loss(missing)
+            self._clean.update(zip(missing, zip(total.tolist(), count.tolist(), strict=True), strict=True))
+        touched = self.documents.touched(change)
+        if not (changed := [d for d in retain if touched[d]]):
+            return 0.0
+        total, _ = self.documents.loss(changed, change)
+        rise = float(total.sum()) - sum(self._clean[d][0] for d in changed)
+        return rise / sum(self._clean[d][1] for d in retain)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A configuration on the dev documents; what is asked for first is measured then, once.
+
+    Attributes:
+        configuration: which features, and how far.
+        change: what it does to the activations.
+        dev: the documents.
+    """
+
+    configuration: Configuration
+    change: Change
+    dev: Asked
+
+    @cached_property
+    def forget(self) -> float:
+        """Accuracy on what is to be forgotten."""
+        return float(self.dev.forget(self.change).mean())
+
+    @cached_property
+    def retain(self) -> float:
+        """Accuracy on the rest."""
+        return self.dev.retain(self.change)
+
+    @cached_property
+    def ce_rise(self) -> float:
+        """By how much the loss on the rest rises, in nats a token."""
+        return self.dev.ce_rise(self.change)
+
+
+def by_rates(forget: Float[Tensor, " d_sae"], retain: Float[Tensor, " d_sae"]) -> Order:
+    """The published order: features that fire on at most tau of the retained text, by how often on the other.
+
+    Args:
+        forget, retain: the share of the text to be forgotten, and to be retained, that each feature fires on.
+    """
+
+    def order(tau: float) -> Int64[Tensor, " features"]:
+        kept = ((retain <= tau) & (forget > 0)).nonzero().flatten()
+        return kept[forget[kept].argsort(descending=True, stable=True)]
+
+    return order
+
+
+def configurations(grid: Grid, dictionary: Dictionary, order: Order) -> list[Configuration]:
+    """The different configurations of a grid; of several that come to the same, the first."""
+    unit = 1.0 if grid.absolute else float(dictionary.rates.mean())
+    found: dict[tuple[tuple[int, ...], float], Configuration] = {}
+    for tau, n, m in product(grid.taus, grid.ns, grid.ms):
+        features = tuple(sorted(order(tau * unit)[:n].tolist()))
+        if features:
+            found.setdefault((features, m), Configuration(tau * unit, n, m, features))
+    return list(found.values())
+
+
+def change_of(dictionary: Dictionary, configuration: Configuration, absolute: bool) -> Change:
+    """What a configuration does to the activations."""
+    features = torch.tensor(configuration.features)
+    return dictionary.clamped(features, configuration.m, configuration.m if absolute else None)
+
+
+def search(
+    dev: Asked, dictionary: Dictionary, order: Order, grid: Grid, advance: Callable[[int], None] = lambda done: None
+) -> list[Trial]:
+    """Every configuration of a grid, best first; of equal scores, the one that clamps less.
+
+    Only what is to be forgotten is asked about here: whether the rest is retained, and at what cost, is asked of one
+    configuration after the other until one will do, which gives the same answer for half the work.
+
+    Args:
+        dev: the documents to choose by.
+        dictionary: what is clamped.
+        order: which features first.
+        grid: which configurations.
+        advance: told after each configuration.
+    """
+    trials = []
+    for configuration in configurations(grid, dictionary, order):
+        trials.append(Trial(configuration, change_of(dictionary, configuration, grid.absolute), dev))
+        advance(trials[-1].forget >= 0)
+    return sorted(trials, key=lambda t: (t.forget, len(t.configuration.features), t.configuration.m))
+
+
+def best(trials: Sequence[Trial], test: Asked, limits: Limits, seed: int) -> Found:
+    """The first configuration that keeps within the limits on the dev documents, on the test documents.
+
+    Args:
+        trials: of one grid, best first.
+        test: the documents to report.
+        limits: what must be kept to.
+        seed: of the bootstrap.
+    """
+    if not trials:
+        return Found("no_candidates")
+    for trial in trials:
+        if trial.retain >= limits.retain and (limits.ce_rise == math.inf or trial.ce_rise <= limits.ce_rise):
+            return _reported(trial, test, limits, len(trials), seed)
+    return Found("infeasible", tried=len(trials))
+
+
+def _reported(trial: Trial, test: Asked, limits: Limits, tried: int, seed: int) -> Found:
+    forget, retain, rise = test.forget(trial.change), test.retain(trial.change), test.ce_rise(trial.change)
+    broken = [f"retain accuracy {retain:.3f} < {limits.retain}"] * (retain < limits.retain)
+    broken += [f"the loss rises by {rise:.3f} > {limits.ce_rise}"] * (rise > limits.ce_rise)
+    return Found(
+        "ok",
+        float(1 - forget.mean()),
+        bootstrap(1 - forget, seed),
+        trial.configuration,
+        Outcome(trial.forget, trial.retain, trial.ce_rise),
+        Outcome(float(forget.mean()), retain, rise),
+        tuple(broken),
+        tried,
+    )
+
+
+def bootstrap(values: Float[Tensor, " documents"], seed: int) -> tuple[float, float]:
+    """The central 95% of the means of resampled documents."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+    low, high = values[drawn].mean(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return low, high
