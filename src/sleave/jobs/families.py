@@ -80,8 +80,8 @@ class Subject:
         from sleave.language.questions import read_question_files
         from sleave.unlearning.multiple_choice import read_multiple_choice
 
-        sides = (read_question_files(side) for side in (asked.forget, asked.retain))
-        return read_multiple_choice(self.model, *sides, self.layer, asked, self.recipe.harvest.max_norm_ratio)
+        forget, retain = read_question_files(asked.forget), read_question_files(asked.retain)
+        return read_multiple_choice(self.model, forget, retain, self.layer, asked, self.recipe.harvest.max_norm_ratio)
 
     @property
     def _model_settings(self) -> ModelSettings:

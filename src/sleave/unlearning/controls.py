@@ -14,6 +14,7 @@ from sleave.unlearning.documents import Documents
 from sleave.unlearning.search import Order
 
 ALIKE = 20  # features of like firing rate, among which a random partner is drawn
+QUANTILE_ROWS = 8192  # tell a quantile well enough
 FIRES = 0.1  # share of the text on which the probe's direction counts as present
 
 
@@ -52,11 +53,12 @@ def random_dictionary(dictionary: Dictionary, documents: Documents, scale: Tenso
     x = documents.residual[rows].float() * scale
     x -= x.mean(0)
     parts = []
-    some = x[::8]  # tell the quantile well enough
+    step = max(1, len(x) // QUANTILE_ROWS)
+    some = x[::step]
     for block, fired in zip(unit.split(256), dictionary.codes.fired.split(256), strict=True):
         projection = x @ block.t()
         ranked = (some @ block.t()).sort(dim=0, descending=True).values
-        least = ranked.gather(0, (fired // 8).clamp_max(len(some) - 1)[None])[0]
+        least = ranked.gather(0, (fired // step).clamp_max(len(some) - 1)[None])[0]
         parts.append(torch.relu(projection - least) * (fired > 0))
     codes = on_all_positions(as_codes(torch.cat(parts, dim=1)), rows, len(documents.text))
     return Dictionary(codes, unit / scale, torch.ones(len(unit)), dictionary.norm)

@@ -79,10 +79,11 @@ def _knows(model: WholeModel, question: Question, letters: Tensor, layer: int, o
 
 def _letter_tokens(model: WholeModel, count: int) -> Tensor:
     """The tokens of the letters as they follow `Answer:`."""
-    ids = [model.tokenizer(f" {letter}", add_special_tokens=False)["input_ids"] for letter in LETTERS[:count]]
-    if any(len(i) != 1 for i in ids):
-        raise SleaveError(f"The tokenizer of {model.name} cuts the letters of the choices into pieces.")
-    return torch.tensor([i[0] for i in ids])
+    for before in (" ", ""):
+        ids = [model.tokenizer(before + x, add_special_tokens=False)["input_ids"] for x in LETTERS[:count]]
+        if all(len(i) == 1 for i in ids):
+            return torch.tensor([i[0] for i in ids])
+    raise SleaveError(f"The tokenizer of {model.name} cuts the letters of the choices into pieces.")
 
 
 def _context(model: WholeModel, text: str, number: int) -> Context:

@@ -1,0 +1,126 @@
+"""Which configuration is found, and what is said when there is none."""
+
+from itertools import pairwise, product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sleave.unlearning.forgetting import Task
+from sleave.unlearning.results import Found, TopicResult, is_clear, summarised
+from sleave.unlearning.search import SCALED, Grid, Limits, Trial, best, bootstrap, by_rates, configurations, search
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GRID = Grid((0.5, 2.0), (1, 3), (0.5, 4.0))
+
+
+@pytest.fixture(scope="module")
+def task(questions, settings):
+    task = Task.of(questions, 0, settings.documents)
+    assert task is not None
+    return task
+
+
+@pytest.fixture(scope="module")
+def trials(task, dictionary):
+    return search(task.dev, dictionary, task.order(dictionary), GRID)
+
+
+def test_dev_test_and_train_share_no_document(questions, task):
+    sides = [task.dev.sides.forget, task.dev.sides.retain, task.test.sides.forget, task.test.sides.retain]
+    everything = [d for side in (*sides, *questions.train) for d in side]
+    assert len(everything) == len(set(everything))
+    assert all(questions.topic[d] == 0 for d in (*sides[0], *sides[2]))
+    assert all(questions.topic[d] == 1 for d in (*sides[1], *sides[3]))
+
+
+def test_known_documents_are_all_right_without_a_change(questions, task):
+    known = [*task.dev.sides.forget, *task.dev.sides.retain, *task.test.sides.forget]
+    assert questions.documents.right(known, questions.judge).tolist() == [1.0] * len(known)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20), st.floats(0, 1))
+def test_the_published_order(rates, tau):
+    forget, retain = (torch.tensor(column) for column in zip(*rates, strict=True))
+    order = by_rates(forget, retain)(tau).tolist()
+    tau = float(torch.tensor(tau))  # as float32 has it
+    assert set(order) == {n for n, (f, r) in enumerate(zip(forget, retain, strict=True)) if r <= tau and f > 0}
+    assert all(forget[a] >= forget[b] for a, b in pairwise(order))
+
+
+def test_configurations_that_come_to_the_same_are_tried_once(dictionary):
+    order = by_rates(dictionary.rates, torch.zeros(30))  # tau takes none away
+    found = configurations(SCALED, dictionary, order)
+    assert len({(c.features, c.m) for c in found}) == len(found) == 5 * 4
+    assert all(c.tau == pytest.approx(0.5 * float(dictionary.rates.mean())) for c in found)
+
+
+def test_the_best_is_that_of_brute_force(task, trials, settings):
+    """Every configuration, both sides and the loss of each, by hand."""
+    assert len({t.forget for t in trials}) > 1  # there is something to choose
+    for least, rise in product((0.5, 0.9, 1.0), (0.001, 0.05, 10.0)):
+        limits = Limits(least, rise)
+        kept = [t for t in trials if t.retain >= least and task.dev.ce_rise(t.change) <= rise]
+        found = best(trials, task.test, limits, 0)
+        assert found.status == ("ok" if kept else "infeasible")
+        if kept:
+            assert found.dev.forget == min(t.forget for t in kept)
+            again = task.test.forget(next(t.change for t in trials if t.configuration == found.configuration))
+            assert found.score == pytest.approx(float(1 - again.mean()))
+
+
+def test_documents_that_are_not_touched_are_right(task, trials):
+    for trial in trials:
+        everything = task.dev.documents.right(task.dev.sides.forget, task.dev.judge, trial.change)
+        assert torch.equal(task.dev.forget(trial.change), everything)
+
+
+def test_limits_that_the_test_documents_break_are_named(task, trials):
+    harmful = next(t for t in trials if task.test.retain(t.change) < 1 and task.test.ce_rise(t.change) > 0)
+    free = best([harmful], task.test, Limits(0.0), 0)
+    assert free.violations == ()
+    trial = Trial(harmful.configuration, harmful.change, task.dev)
+    vars(trial).update(retain=1.0, ce_rise=0.0)  # as if it did no harm to the dev documents
+    broken = best([trial], task.test, Limits(1.0, 0.0), 0)
+    assert broken.score == free.score
+    assert [v.split(" 0")[0] for v in broken.violations] == ["retain accuracy", "the loss rises by"]
+
+
+def test_no_feature_that_fires_on_the_topic(task, dictionary):
+    order = by_rates(torch.zeros(30), torch.zeros(30))
+    assert best(search(task.dev, dictionary, order, GRID), task.test, Limits(0), 0).status == "no_candidates"
+
+
+def test_too_few_known_documents(questions):
+    assert Task.of(questions, 0, 7) is None
+
+
+def test_the_bootstrap_holds_the_mean_and_narrows():
+    values = (torch.arange(400) % 4 == 0).float()
+    low, high = bootstrap(values, 0)
+    assert low < 0.25 < high
+    assert high - low == pytest.approx(2 * 1.96 * (0.25 * 0.75 / 400) ** 0.5, rel=0.1)
+    few = bootstrap(values[:40], 0)
+    assert few[1] - few[0] > 2 * (high - low)
+
+
+def result(headline: Found, **controls: Found) -> TopicResult:
+    named = {name.replace("_", " "): found for name, found in controls.items()}
+    return TopicResult("a", headline.status, headline, headline, headline, named, (), None, None, (9, 9), 1.0)
+
+
+def test_topics_together():
+    good = result(Found("ok", 0.6, (0.5, 0.7)), random_features_0=Found("ok", 0.1, (0.0, 0.2)))
+    poor = result(Found("ok", 0.2, (0.1, 0.3)), random_dictionary=Found("ok", 0.1, (0.0, 0.15)))
+    none = result(Found("infeasible"))
+    assert is_clear(good)
+    assert not is_clear(poor)
+    assert not is_clear(none)
+    both = summarised([good, poor, none])
+    assert (both.status, both.headline, both.clear) == ("ok", pytest.approx(0.4), 1)
+    half = (0.1**2 + 0.1**2) ** 0.5 / 2
+    assert both.intervals["headline"] == pytest.approx((0.4 - half, 0.4 + half))
+    nothing = summarised([none])
+    assert (nothing.status, nothing.headline) == ("infeasible", None)
+    assert "No configuration keeps" in nothing.why
