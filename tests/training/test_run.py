@@ -199,3 +199,12 @@ def test_tracker_whose_package_is_missing(run, store, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(SleaveError, match=r"`tensorboard`, which is not installed\. Run: pip install"):
         train(run_settings(training={"trackers": ["tensorboard"]}), open_source(store), run)
+
+
+def test_other_settings_of_the_evaluation_do_not_make_another_run(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.begin({"seed": 1, "evaluation": {"max_rows": 10}})
+    run.add_results("training", {"steps": 4})
+    run.check({"seed": 1, "evaluation": {"max_rows": 20}})
+    with pytest.raises(SleaveError, match="seed"):
+        run.check({"seed": 2, "evaluation": {"max_rows": 10}})

@@ -75,7 +75,7 @@ class RunDirectory:
         """
         if not self.started and self._holds_something_else():
             raise SleaveError(f"`{self.path}` is not empty and not a run (no {CONFIG}). Choose another --out.")
-        if self.started and self._trained and (lines := differences(self.config(), config)):
+        if self.started and self._trained and (lines := differences(*map(_of_training, (self.config(), config)))):
             raise SleaveError(
                 f"`{self.path}` holds a run with other settings:\n" + "\n".join(lines) + "\n"
                 "Choose another --out, delete that folder, or give its own settings to go on with it."
@@ -158,6 +158,11 @@ class RunDirectory:
         kept = "".join(json.dumps(m) + "\n" for m in self.metrics() if m["step"] <= step)
         write_text(self.metrics_file, kept)
         return MetricsLog(self.metrics_file)
+
+
+def _of_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was trained by; what is measured afterwards may be something else each time."""
+    return {name: value for name, value in config.items() if name != "evaluation"}
 
 
 class MetricsLog:
