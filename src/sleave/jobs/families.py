@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.progress import Advance, progress
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.interop.reading import load
+from sleave.jobs.auditing import token_texts_of, write_audit
 from sleave.jobs.training import finished_store, layer_of, open_source
 from sleave.recipe import EvaluationSettings, Recipe
 from sleave.training.run import RunDirectory
@@ -114,6 +117,20 @@ def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], float]:
     return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
 
 
+def _audit(subject: Subject) -> dict[str, Any]:
+    """Writes audit.json into the run directory; results.json gets its summary."""
+    recipe = subject.recipe
+    if recipe.harvest.store is None:
+        why = "An audit reads its rows more than once, so it needs them on disk: see `harvest.store`."
+        return {"status": "no_store", "why": why}
+    store = finished_store(recipe, Path(recipe.harvest.store))
+    rows = Rows.of_store(store, subject.layer, ("heldout",), recipe.evaluation.max_rows)
+    about = {"autoencoder": str(subject.run.path), "model": recipe.model.name, "layer": str(subject.layer)}
+    found = audit_rows(subject.sae, rows, token_texts=token_texts_of(recipe), about=about)
+    write_audit(subject.run.audit_file, found)
+    return {"status": "ok", **asdict(found.summary)}
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "heldout": Family(
@@ -121,6 +138,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "reconstruction, sparsity, utilisation, and how entangled codes and directions are",
             lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
             _heldout,
+        ),
+        "audit": Family(
+            "audit",
+            "the most entangled pairs of features, near-duplicates and suspects, with texts, in audit.json",
+            lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
+            _audit,
         ),
     }
 )

@@ -6,10 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sleave.auditing.results import AbsorptionSuspect, Audit, Cluster, NearDuplicate, PairFigures, SplitSuspect
+from sleave.auditing.results import (
+    MEMBERS,
+    AbsorptionSuspect,
+    Audit,
+    Cluster,
+    NearDuplicate,
+    PairFigures,
+    SplitSuspect,
+)
 
 T = TypeVar("T")
-MEMBERS = 12  # of a cluster that are named
 
 
 @dataclass(frozen=True)
