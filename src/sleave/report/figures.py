@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from types import MappingProxyType
 
 from sleave.auditing.results import Histogram
-from sleave.report.plot import Axis, Line, Point, plot
+from sleave.report.plot import Axis, Line, Point, key, plot
 from sleave.report.reading import Run, as_number, find
 
 CURVES: Mapping[str, tuple[str, bool]] = MappingProxyType(  # title, and whether its axis is logarithmic
@@ -24,7 +25,7 @@ FVU, L0 = ("FVU", "heldout.scaled.fvu"), ("L0", "heldout.codes.l0")
 BOUGHT = (  # against what a run paid for it
     ("99.9th percentile of |r|", "heldout.correlation.p999_pearson"),
     ("99.9th percentile of I, nats", "heldout.information.p999"),
-    ("share of pairs with activity I > 0.01", "heldout.information.activity_noticeable"),
+    ("pairs with activity I > 0.01", "heldout.information.activity_noticeable"),
     ("CE loss score", "fidelity.ce_loss_score"),
     ("unlearning score", "unlearning.headline"),
 )
@@ -54,7 +55,9 @@ def _frontier(runs: Sequence[Run], x: tuple[str, str], y: tuple[str, str]) -> st
             points[n] = (across, up)
     through = [Line(None, "", sorted(points[n] for n in group if n in points)) for group in methods(runs)]
     marks = [Line(n, runs[n].name, [point], joined=False, marked=True) for n, point in points.items()]
-    return plot(f"{y[0]} against {x[0]}", Axis(x[0]), Axis(y[0]), [*through, *marks] if marks else [])
+    return plot(
+        f"{y[0][0].upper()}{y[0][1:]} against {x[0]}", Axis(x[0]), Axis(y[0]), [*through, *marks] if marks else []
+    )
 
 
 def methods(runs: Sequence[Run]) -> list[list[int]]:
@@ -87,11 +90,11 @@ def _overlaid(runs: Sequence[Run], name: str, log: bool) -> Iterator[Line]:
 
 
 def steps(histogram: Histogram, log: bool) -> list[Point]:
-    """The outline of a histogram, up to its last bin that holds anything; edges that are log10 become plain numbers."""
+    """The outline of a histogram where it holds anything; edges that are log10 become plain numbers."""
     edges = [10**edge for edge in histogram.edges] if log else list(histogram.edges)
-    used = 1 + max((n for n, count in enumerate(histogram.counts) if count), default=-1)
-    bins = zip(edges, edges[1:], histogram.counts[:used], strict=False)
-    return [(edge, float(count)) for start, end, count in bins for edge in (start, end)]
+    used = [n for n, count in enumerate(histogram.counts) if count]
+    bins = range(used[0], used[-1] + 1) if used else ()
+    return [(edge, float(histogram.counts[n])) for n in bins for edge in edges[n : n + 2]]
 
 
 def utilisation(runs: Sequence[Run]) -> str:
@@ -101,7 +104,28 @@ def utilisation(runs: Sequence[Run]) -> str:
         density = density_of(run)
         if density is not None:
             lines.append(Line(n, run.name, steps(density, log=True)))
-    return plot("Firing rates", Axis("share of rows", log=True), Axis("features"), lines)
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("run", "active", "dead", "dense"))
+    rows = "".join(_used(n, run) for n, run in enumerate(runs))
+    counts = (
+        "<figure><figcaption>Features that fire, that never do, and that do on more than 10% of rows</figcaption>"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></figure>"
+    )
+    return plot("Firing rates", Axis("share of rows", log=True), Axis("features"), lines) + counts
+
+
+def _used(n: int, run: Run) -> str:
+    cells = "".join(f"<td>{'-' if v is None else f'{v:,.0f}'}</td>" for v in used(run).values())
+    return f'<tr data-of="{n}"><th scope="row">{key(n)} {escape(run.name)}</th>{cells}</tr>'
+
+
+def used(run: Run) -> dict[str, float | None]:
+    """How many features fire at all, on no row, and on more than a tenth of the rows."""
+    found = {name: run.number(f"heldout.codes.{name}") for name in ("active", "dead", "dense")}
+    if run.audit is not None:
+        s = run.audit.summary
+        audited: dict[str, float] = {"active": s.d_sae - s.dead, "dead": s.dead, "dense": s.dense}
+        found = {name: audited[name] if value is None else value for name, value in found.items()}
+    return found
 
 
 def density_of(run: Run) -> Histogram | None:

@@ -32,8 +32,8 @@ function textOf(context, a, b, most) {
     paragraph.append(span);
   });
   const [first, second] = [context.codes[a][context.peak], context.codes[b][context.peak]];
-  const note = make("small", "", "framed: ");
-  note.append(make("span", "a", a), ` ${first}, `, make("span", "b", b), ` ${second}`);
+  const note = make("small", "", "on the framed token ");
+  note.append(make("span", "a", a), `: ${first}, `, make("span", "b", b), `: ${second}`);
   paragraph.append(note);
   return paragraph;
 }

@@ -23,7 +23,7 @@ def listed(part: Section, with_texts: bool) -> str:
 
 def _table(part: Section, with_texts: bool) -> str:
     first = '<th scope="col">features</th>' if part.features else ""
-    heads = "".join(head(c.head, c.says) for c in part.columns)
+    heads = "".join(head(c.head, c.says, c.style is None) for c in part.columns)
     rows = "".join(_row(part, finding, with_texts) for finding in part.findings)
     table = wide(
         part.title,
@@ -35,9 +35,12 @@ def _table(part: Section, with_texts: bool) -> str:
     return field + table + _meanings(part.columns)
 
 
-def head(name: str, says: str) -> str:
-    """The head of a column by which one can sort."""
-    return f'<th scope="col" title="{escape(says)}"><button type="button" class="sort">{escape(name)}</button></th>'
+def head(name: str, says: str, of_text: bool = False) -> str:
+    """The head of a column by which one can sort; numbers are at the right, text is at the left."""
+    side = ' class="text"' if of_text else ""
+    return (
+        f'<th scope="col"{side} title="{escape(says)}"><button type="button" class="sort">{escape(name)}</button></th>'
+    )
 
 
 def wide(label: str, table: str) -> str:
@@ -90,7 +93,11 @@ def _coloured(features: Sequence[int]) -> str:
 
 def _cell(column: Column[Any], finding: Any) -> str:
     text = escape(column.text(finding))
-    return f"<td>{text}</td>" if column.style is None else f'<td data-value="{column.value(finding)!r}">{text}</td>'
+    return (
+        f'<td class="text">{text}</td>'
+        if column.style is None
+        else f'<td data-value="{column.value(finding)!r}">{text}</td>'
+    )
 
 
 def linked(part: Section) -> Iterator[tuple[int, int]]:

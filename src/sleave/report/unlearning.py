@@ -21,14 +21,14 @@ CONTROLS = {
 }
 
 
-def unlearning(runs: Sequence[Run]) -> str:
-    """A plot for each topic, and a table."""
+def unlearning(runs: Sequence[Run], legend: str) -> str:
+    """A plot for each topic, with the legend of the runs above, and a table."""
     topics = list(dict.fromkeys(str(found["topic"]) for _, found in _found(runs)))
     if not topics:
         missing = [str(why) for run in runs if (why := find(run.results, "unlearning.why"))]
         return none(" ".join(dict.fromkeys(missing)) or "Not measured: sleave evaluate RUN --suite unlearning")
     plots = "".join(_plot(runs, topic) for topic in topics)
-    return f'<div class="figures">{plots}</div>{_table(runs)}'
+    return f'{legend}<div class="figures">{plots}</div>{_table(runs)}'
 
 
 def _found(runs: Sequence[Run]) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -67,7 +67,7 @@ def control(found: Mapping[str, Any], name: str) -> float | None:
 
 def _table(runs: Sequence[Run]) -> str:
     heads = "".join(
-        head(name, says)
+        head(name, says, name in ("run", "status"))
         for name, says in (
             ("run", "the run"),
             ("status", "ok, or why there is no score"),
@@ -94,8 +94,9 @@ def _row(run: str, place: int, found: Mapping[str, Any]) -> str:
     figures += [control(found, name) for name in CONTROLS]
     cells = [_cell(figures[0], low_high), *map(_cell, figures[1:])]
     return (
-        f'<tr data-of="{place}"><th scope="row">{escape(str(found["topic"]))}</th><td>{escape(run)}</td>'
-        f"<td>{escape(str(found.get('status', '')))}</td>{''.join(cells)}</tr>"
+        f'<tr data-of="{place}"><th scope="row">{escape(str(found["topic"]))}</th><td class="text">{escape(run)}</td>'
+        f'<td class="text">{escape(str(found.get("status", "")))}</td>'
+        f"{''.join(cells)}</tr>"
     )
 
 
