@@ -90,14 +90,7 @@ def audit(
             f"The autoencoder `{name}` reads activations of width {opened.d_in}, but those in `{store.path}` have "
             f"width {store.d_in}. Give the model and layer that it was trained on."
         )
-    about = {
-        "autoencoder": name,
-        "architecture": opened.architecture,
-        "model": recipe.model.name,
-        "layer": str(layer),
-        "text": str(store.model.get("dataset_path", "")),
-        "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
-    }
+    about = about_audit(name, opened, recipe, store, split)
     result = audit_rows(opened, read, pairs=pairs, token_texts=token_texts_of(recipe), about=about)
     if result.summary.fvu > 1:
         say(f"The reconstruction is worse than the mean (FVU {result.summary.fvu:.2f}): another model, layer or scale?")
@@ -105,6 +98,18 @@ def audit(
         write_audit(Path(out) / AUDIT, result)
         write_text(Path(out) / "audit.html", page(result))
     return result
+
+
+def about_audit(name: str, sae: SparseAutoencoder, recipe: Recipe, store: Store, split: str) -> dict[str, str]:
+    """What the reader of an audit should know of where it comes from."""
+    return {
+        "autoencoder": name,
+        "architecture": sae.architecture,
+        "model": recipe.model.name,
+        "layer": str(layer_of(recipe)),
+        "text": str(store.model.get("dataset_path", "")),
+        "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
+    }
 
 
 def write_audit(path: Path, audit: Audit) -> None:

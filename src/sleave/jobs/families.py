@@ -19,7 +19,7 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.progress import Advance, progress
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.interop.reading import load
-from sleave.jobs.auditing import token_texts_of, write_audit
+from sleave.jobs.auditing import about_audit, token_texts_of, write_audit
 from sleave.jobs.training import finished_store, layer_of, open_source
 from sleave.recipe import EvaluationSettings, Recipe
 from sleave.training.run import RunDirectory
@@ -125,7 +125,7 @@ def _audit(subject: Subject) -> dict[str, Any]:
         return {"status": "no_store", "why": why}
     store = finished_store(recipe, Path(recipe.harvest.store))
     rows = Rows.of_store(store, subject.layer, ("heldout",), recipe.evaluation.max_rows)
-    about = {"autoencoder": str(subject.run.path), "model": recipe.model.name, "layer": str(subject.layer)}
+    about = about_audit(str(subject.run.path), subject.sae, recipe, store, "heldout")
     found = audit_rows(subject.sae, rows, token_texts=token_texts_of(recipe), about=about)
     write_audit(subject.run.audit_file, found)
     return {"status": "ok", **asdict(found.summary)}

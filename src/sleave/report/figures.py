@@ -8,6 +8,7 @@ from html import escape
 from types import MappingProxyType
 
 from sleave.auditing.results import Histogram
+from sleave.report.html import wide
 from sleave.report.plot import Axis, Line, Point, key, plot
 from sleave.report.reading import Run, as_number, find
 
@@ -106,10 +107,9 @@ def utilisation(runs: Sequence[Run]) -> str:
             lines.append(Line(n, run.name, steps(density, log=True)))
     heads = "".join(f'<th scope="col">{name}</th>' for name in ("run", "active", "dead", "dense"))
     rows = "".join(_used(n, run) for n, run in enumerate(runs))
-    counts = (
-        "<figure><figcaption>Features that fire, that never do, and that do on more than 10% of rows</figcaption>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></figure>"
-    )
+    title = "Features that fire, that never do, and that do on more than 10% of rows"
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    counts = f"<figure><figcaption>{title}</figcaption>{wide(title, table)}</figure>"
     return plot("Firing rates", Axis("share of rows", log=True), Axis("features"), lines) + counts
 
 

@@ -66,3 +66,8 @@ def links(parts: Mapping[str, str]) -> str:
 def none(says: str) -> str:
     """A sentence in place of something that is not there."""
     return f'<p class="none">{escape(says)}</p>'
+
+
+def wide(label: str, table: str) -> str:
+    """A table that may be wider than the screen: it scrolls by itself, with the keyboard too."""
+    return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'

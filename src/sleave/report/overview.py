@@ -8,12 +8,12 @@ from typing import Any
 
 from sleave.evaluation.table import LEGEND, screen_table, warnings
 from sleave.report.figures import curves, distributions, frontiers, utilisation
-from sleave.report.html import document, links, none, section
+from sleave.report.html import document, links, none, section, wide
 from sleave.report.maps import heat_maps
 from sleave.report.pairs import entangled_pairs, texts_of
 from sleave.report.plot import key, number
 from sleave.report.reading import Run
-from sleave.report.tables import filter_field, head, listed, wide
+from sleave.report.tables import filter_field, head, listed
 from sleave.report.unlearning import unlearning
 
 UNMEASURED = "Not measured: sleave evaluate RUN --suite audit"

@@ -17,7 +17,7 @@ def page(audit: Audit) -> str:
     title = f"Audit of {audit.about.get('autoencoder', 'an autoencoder')}"
     about = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in audit.about.items() if v)
     parts = sections(audit)
-    maps = [heat_figure(f"map-{m.name}", "all rows", 0, m) for m in entangled(audit.strong)]
+    maps = [heat_figure(f"map-{m.name}", "Most entangled features", 0, m) for m in entangled(audit.strong)]
     body = (
         f"{_cards(audit)}\n{_histograms(audit)}\n{_lists(audit)}\n{links({p.name: p.title for p in parts})}\n"
         f'<section class="figures" aria-label="Heat maps">{"".join(figure for figure, _ in maps)}</section>\n'

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from sleave.report.html import wide
+
 WIDTH, HEIGHT = 400, 260
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
 COLOURS, DASHES = 10, 7  # that page.css has; together 70 that can be told apart
@@ -181,7 +183,5 @@ def _numbers(x: Axis, y: Axis, lines: Sequence[Line]) -> str:
             cells = f"<td>{number(px)}</td><td>{number(py)}</td>"
             rows.append(f'<tr data-of="{line.run}"><th scope="row">{escape(line.name)}</th>{cells}</tr>')
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("run", x.title, y.title))
-    return (
-        f'<details class="data"><summary>Numbers</summary><div class="wide" tabindex="0" role="region" '
-        f'aria-label="Numbers"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
-    )
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<details class="data"><summary>Numbers</summary>{wide("Numbers", table)}</details>'

@@ -8,7 +8,7 @@ from typing import Any
 
 from sleave.auditing.results import MEMBERS, Audit, Context
 from sleave.report.columns import Column, Section, named
-from sleave.report.html import none, section
+from sleave.report.html import none, section, wide
 
 FEW = 8  # rows, up to which there is nothing to filter
 
@@ -41,11 +41,6 @@ def head(name: str, says: str, of_text: bool = False) -> str:
     return (
         f'<th scope="col"{side} title="{escape(says)}"><button type="button" class="sort">{escape(name)}</button></th>'
     )
-
-
-def wide(label: str, table: str) -> str:
-    """A table that may be wider than the screen: it scrolls by itself, with the keyboard too."""
-    return f'<div class="wide" role="region" aria-label="{escape(label)}" tabindex="0">{table}</div>'
 
 
 def filter_field(name: str, rows: int, hint: str) -> str:

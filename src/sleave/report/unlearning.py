@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sleave.report.html import none
+from sleave.report.html import none, wide
 from sleave.report.plot import Axis, Line, Point, number, plot
 from sleave.report.reading import Run, as_number, find
-from sleave.report.tables import head, wide
+from sleave.report.tables import head
 
 MOST_CE = 0.1  # nats; the headline is the best score that costs at most this
 CONTROLS = {
