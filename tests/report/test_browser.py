@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from made_runs import HOSTILE, heldout, make_audit, make_run, unlearning
@@ -13,7 +14,7 @@ from made_runs import HOSTILE, heldout, make_audit, make_run, unlearning
 from sleave import jobs
 from sleave.report.page import page as audit_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium")
 if os.environ.get("SLEAVE_NEEDS_CHROMIUM"):
     assert CHROMIUM, "SLEAVE_NEEDS_CHROMIUM is set, and there is no Chromium"
 pytestmark = [
@@ -233,7 +234,7 @@ def test_a_reader_of_the_page_by_ear(visit):
     tab = visit("report.html")
     levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     unnamed = """() => [...document.querySelectorAll('main input, main button, svg[role=img], canvas, [role=region]')]
         .filter((e) => !e.labels?.length && !e.getAttribute('aria-label') && !e.textContent.trim()).length"""
     assert tab.evaluate(unnamed) == 0

@@ -85,6 +85,9 @@ def _read(run: RunDirectory, name: str) -> Run:
         remarks.insert(0, "Its training is not finished: the same `sleave train` command goes on.")
     elif "heldout" not in results:
         remarks.insert(0, f"Held-out figures are not measured: sleave evaluate {run.path}")
+    for part, found in results.items():
+        if (status := find(found, "status")) not in (None, "ok"):
+            remarks.append(f"{part}: {status}. {find(found, 'why') or ''}".rstrip())
     metrics: dict[str, list[Point]] = {}
     try:
         metrics = _curves(run.metrics())
@@ -96,21 +99,23 @@ def _read(run: RunDirectory, name: str) -> Run:
 def _audit(run: RunDirectory) -> tuple[Audit | None, list[str]]:
     command = f"sleave evaluate {run.path} --suite audit"
     if not run.audit_file.is_file():
-        status = find(run.results(), "audit.why")
-        return None, [f"Pairs are not measured: {command}" + (f" ({status})" if status else "")]
+        return None, [f"Pairs are not measured: {command}"]
     try:
-        return Audit.from_dict(_strict_json(run.audit_file)), []
+        return Audit.from_dict(_strict_object(run.audit_file)), []
     except ValueError:
         return None, [f"`{run.audit_file.name}` is damaged or of another version: {command} --again"]
 
 
-def _strict_json(path: Path) -> Any:
-    """JSON without NaN and infinity, which no page could hold."""
+def _strict_object(path: Path) -> dict[str, Any]:
+    """A JSON object without NaN and infinity, which no page could hold."""
 
     def refuse(name: str) -> float:
         raise ValueError(name)
 
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    if not isinstance(values, dict):
+        raise ValueError(type(values).__name__)
+    return values
 
 
 def _curves(metrics: Iterable[Mapping[str, Any]]) -> dict[str, list[Point]]:
