@@ -62,7 +62,7 @@ cost, what its features share, and the most entangled pairs with the texts that 
   sleave evaluate runs/none runs/mine --suite all
   sleave report   runs/none runs/mine -o page.html
 
-Reads only what is in the run directories (config.toml, metrics.jsonl, results.json, audit.json), so it takes a second
+Reads only what is in the run directories (config.toml, metrics.jsonl, results.json, audit.json), so it takes seconds
 and works where the activations are not. What was not measured is named on the page, with the command that measures it.
 Give several sparsities of one method, and a line goes through them.
 """

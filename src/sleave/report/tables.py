@@ -83,7 +83,7 @@ def _coloured(features: Sequence[int]) -> str:
     first, *others = named(features).split(", ")
     second, *more = others or [""]
     rest = f" {', '.join(more)}" if more else ""
-    return f'<span class="a">{first}</span> <span class="b">{second}</span>{rest}'
+    return f'<span class="two"><span class="a">{first}</span> <span class="b">{second}</span></span>{rest}'
 
 
 def _cell(column: Column[Any], finding: Any) -> str:
