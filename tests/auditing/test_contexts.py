@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 import torch
 import toy_store
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 
 from sleave.activations.store import Store
 from sleave.auditing.contexts import AFTER, BEFORE, DOCUMENTS, strongest_rows, top_contexts
-from sleave.auditing.results import PairFigures
 from sleave.auditing.rows import Origin, Rows
 from sleave.base.errors import SleaveError
 from sleave.codes.codes import Codes
@@ -22,11 +19,6 @@ TEXTS = "abcdefghij"
 
 def texts(ids):
     return [TEXTS[i] for i in ids]
-
-
-def pair(i, j):
-    """Two features; what else is known of them does not matter here."""
-    return PairFigures(i, j, *[0] * (len(fields(PairFigures)) - 2))
 
 
 def random_case(seed, rows=120, documents=9):
@@ -76,7 +68,7 @@ def brute(acts, origin, feature, partners):
 @given(st.integers(0, 10_000))
 def test_contexts(seed):
     acts, origin = random_case(seed)
-    pairs = [pair(0, 2), pair(0, 3), pair(2, 4)]
+    pairs = [(0, 2), (0, 3), (2, 4)]
     found = top_contexts(Codes.from_dense(acts), origin, texts, pairs)
     assert found.keys() == {0, 2, 3, 4}
     for feature, partners in ((0, (0, 2, 3)), (2, (0, 2, 4)), (3, (0, 3)), (4, (2, 4))):

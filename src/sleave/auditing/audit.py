@@ -14,8 +14,9 @@ from sleave.auditing.directions import Nearest, num_tiles, tiles
 from sleave.auditing.duplicates import NearDuplicates
 from sleave.auditing.evidence import Evidence
 from sleave.auditing.limits import ABSORBED, LIMITS, OFTEN
-from sleave.auditing.results import Audit, Cluster, Histogram, PairFigures, Summary
+from sleave.auditing.results import MEMBERS, Audit, Cluster, Histogram, PairFigures, Summary
 from sleave.auditing.rows import Rows, read_codes
+from sleave.auditing.strong import strong_pairs
 from sleave.auditing.suspects import Suspects
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
@@ -64,10 +65,12 @@ def audit_rows(
             f"{sae.d_sae} features and pairs = {pairs}."
         )
     codes, fvu, deviation = read_codes(sae, rows)
-    with progress("Counting what fires together", 2, "rankings") as advance:
+    with progress("Counting what fires together", 3, "steps") as advance:
         evidence = Evidence(sae, codes, mutual_information(codes), deviation)
         advance(1, "")
         rankings = _rankings(evidence, pairs)
+        advance(1, "")
+        strong, correlation = strong_pairs(evidence)
         advance(1, "")
     nearest, duplicates, suspects = _walk(evidence)
     clusters = duplicates.clusters()
@@ -87,13 +90,17 @@ def audit_rows(
             "firing_rate": histogram(rate[rate > 0].log10(), -6, 0),
             "nearest": histogram(nearest, -0.2, 1),
             "information": histogram(evidence.scores.score.clamp_min(1e-30).log10(), -6, 0.5),
+            "correlation": histogram(correlation, 0, 1),
         },
+        strong=strong,
         contexts={},
         limits=LIMITS,
     )
     if rows.origin is None or token_texts is None:
         return audit
-    return replace(audit, contexts=top_contexts(codes, rows.origin, token_texts, audit.pairs()))
+    linked = [(p.i, p.j) for p in audit.pairs()]
+    linked += [(cluster.members[0], other) for cluster in audit.clusters for other in cluster.members[1:MEMBERS]]
+    return replace(audit, contexts=top_contexts(codes, rows.origin, token_texts, linked))
 
 
 def _summary(

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sleave.auditing.results import Context, PairFigures
+from sleave.auditing.results import Context
 from sleave.auditing.rows import Origin
 from sleave.codes.codes import Codes
 
@@ -19,7 +19,7 @@ TokenTexts = Callable[[Sequence[int]], Sequence[str]]
 
 
 def top_contexts(
-    codes: Codes, origin: Origin, token_texts: TokenTexts, pairs: Sequence[PairFigures]
+    codes: Codes, origin: Origin, token_texts: TokenTexts, pairs: Sequence[tuple[int, int]]
 ) -> dict[int, tuple[Context, ...]]:
     """For each feature of some pairs, its strongest token in each of 4 documents, strongest first, with its context.
 
@@ -33,9 +33,9 @@ def top_contexts(
         pairs: the pairs.
     """
     partners: dict[int, set[int]] = {}
-    for pair in pairs:
-        partners.setdefault(pair.i, {pair.i}).add(pair.j)
-        partners.setdefault(pair.j, {pair.j}).add(pair.i)
+    for i, j in pairs:
+        partners.setdefault(i, {i}).add(j)
+        partners.setdefault(j, {j}).add(i)
     windows = {
         feature: [(row, _window(origin, row)) for row in strongest_rows(codes, origin.document, feature)]
         for feature in sorted(partners)

@@ -10,6 +10,7 @@ from sleave.auditing.limits import OFTEN, SELDOM
 from sleave.auditing.results import PairFigures
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.codes.codes import Codes
+from sleave.dependence.coactivation import dots
 from sleave.dependence.correlation import pair_correlation
 from sleave.dependence.pairs import argsort_unique
 from sleave.dependence.scores import PairScores
@@ -80,6 +81,11 @@ class Evidence:
     def pearson(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """Pearson's correlation of the codes; 0 for a feature that is constant."""
         return self._correlation(i, j, self._dots(i, j), centred=True)
+
+    def correlations(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(i, j), on how many rows both fire, and Pearson's correlation, for every pair that fires together."""
+        i, j, together, dot = dots(self.codes.with_value(self.codes.value.double()))
+        return i, j, together, self._correlation(i, j, dot, centred=True)
 
     def _correlation(self, i: Tensor, j: Tensor, dots: Tensor, centred: bool) -> Float64[Tensor, " n"]:
         mean, inverse = self._moments[centred]

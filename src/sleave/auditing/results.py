@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
+from sleave.base.errors import SleaveError
+
+MEMBERS = 12  # of a cluster that are named, and whose texts are kept
 RANKINGS: Mapping[str, str] = MappingProxyType(
     {
         "information": "mutual information",
@@ -158,6 +161,25 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class StrongPairs:
+    """The pairs that share most, listed so that programs can look any of them up.
+
+    Attributes:
+        i, j: the pairs, i < j.
+        pearson: |r| of each, to 3 digits.
+        information: of each, in nats, to 5 digits.
+        least_pearson, least_information: a pair that fires together often and is not listed has at most these.
+    """
+
+    i: tuple[int, ...]
+    j: tuple[int, ...]
+    pearson: tuple[float, ...]
+    information: tuple[float, ...]
+    least_pearson: float
+    least_information: float
+
+
+@dataclass(frozen=True)
 class Summary:
     """The whole dictionary in figures.
 
@@ -208,8 +230,10 @@ class Audit:
         absorptions: suspects, by `deviations`, largest first.
         dead, dense: the features.
         histograms: of features, `firing_rate` (log10 of the share of rows, dead ones left out) and `nearest` (the
-            largest decoder cosine with another); of pairs that fire together, `information` (log10 of nats).
-        contexts: for each feature of a listed pair, the strongest token in each of some documents.
+            largest decoder cosine with another); of pairs that fire together, `information` (log10 of nats) and
+            `correlation` (|r|).
+        strong: the pairs that share most, many more than the rankings have.
+        contexts: for each feature of a listed pair or cluster, the strongest token in each of some documents.
         limits: the numbers that decide what is listed where, by name.
     """
 
@@ -223,6 +247,7 @@ class Audit:
     dead: tuple[int, ...]
     dense: tuple[int, ...]
     histograms: Mapping[str, Histogram]
+    strong: StrongPairs
     contexts: Mapping[int, tuple[Context, ...]]
     limits: Mapping[str, float]
 
@@ -237,6 +262,22 @@ class Audit:
         """As nested JSON values; features are strings where they are keys, as JSON has it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: _plain(value) for name, value in values.items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Audit:
+        """What `to_dict` gave; names that an audit does not have are passed over.
+
+        Raises:
+            SleaveError: it is not what `to_dict` of this version gives.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(Audit).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise SleaveError(f"This is not an audit as this version writes it: `{where}`: {first['msg']}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -18,6 +18,7 @@ Train sparse autoencoders whose features do not say the same thing twice, and me
   sleave harvest  RECIPE              text -> language model -> activations on disk
   sleave train    RECIPE --out DIR    activations -> sparse autoencoder in DIR/sae (SAELens's format)
   sleave evaluate DIR ...             held-out figures of trained runs, side by side
+  sleave report   DIR ...             runs side by side as one page to look at: curves, maps, pairs with their texts
   sleave overlap  DIR DIR ...         whether runs (of other seeds, say) chose the same pairs
   sleave audit    DIR [RECIPE]        how entangled any autoencoder is, pair by pair, with texts, as a page to look at
   sleave convert  PATH OUT            an autoencoder from one library's files to another's
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"sleave {__version__}")
     parser.add_argument(
         "verb",
-        choices=("harvest", "train", "evaluate", "overlap", "audit", "convert"),
+        choices=("harvest", "train", "evaluate", "report", "overlap", "audit", "convert"),
         help="what to do; `sleave VERB --help`",
     )
     known = parser.parse_args(arguments[:1] or ["--help"])

@@ -55,6 +55,18 @@ Evaluate finished runs on documents that training never saw, and put them side b
 Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given.
 """
 
+REPORT = """\
+Put runs side by side on one HTML page that needs no network: training curves, what each run gained against what it
+cost, what its features share, and the most entangled pairs with the texts that they fire on.
+
+  sleave evaluate runs/none runs/mine --suite all
+  sleave report   runs/none runs/mine -o page.html
+
+Reads only what is in the run directories (config.toml, metrics.jsonl, results.json, audit.json), so it takes seconds
+and works where the activations are not. What was not measured is named on the page, with the command that measures it.
+Give several sparsities of one method, and a line goes through them.
+"""
+
 OVERLAP = """\
 See whether runs chose the same pairs of features: two seeds, two methods, two lengths of training.
 
@@ -150,6 +162,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     if namespace.table:
         write_table(namespace.table, results)
         say(f"Wrote {namespace.table}")
+
+
+def report(arguments: Sequence[str]) -> None:
+    """`sleave report`."""
+    parser = Parser("sleave report", description=REPORT, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories, or folders of them")
+    parser.add_argument("-o", "--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
+    namespace = parser.parse_args(arguments)
+    out = jobs.report(namespace.runs, namespace.out)
+    say(f"Wrote {out}: open it in a browser")
 
 
 def overlap(arguments: Sequence[str]) -> None:

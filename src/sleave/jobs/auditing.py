@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,14 +19,14 @@ from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.environment import environment
 from sleave.base.errors import SampleNeeded, SleaveError, check_one_of
-from sleave.base.files import read_toml, write_json, write_text
+from sleave.base.files import read_toml, write_text
 from sleave.base.progress import say
 from sleave.interop.live import from_live
 from sleave.interop.reading import load
 from sleave.jobs.training import finished_store, harvest, layer_of
 from sleave.recipe import Recipe, load_recipe, recipe_from
 from sleave.report.page import page
-from sleave.training.run import CONFIG
+from sleave.training.run import AUDIT, CONFIG
 
 AUDIT_ROWS = 65_536
 FEW_ROWS = 10_000
@@ -89,21 +90,32 @@ def audit(
             f"The autoencoder `{name}` reads activations of width {opened.d_in}, but those in `{store.path}` have "
             f"width {store.d_in}. Give the model and layer that it was trained on."
         )
-    about = {
-        "autoencoder": name,
-        "architecture": opened.architecture,
-        "model": recipe.model.name,
-        "layer": str(layer),
-        "text": str(store.model.get("dataset_path", "")),
-        "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
-    }
+    about = about_audit(name, opened, recipe, store, split)
     result = audit_rows(opened, read, pairs=pairs, token_texts=token_texts_of(recipe), about=about)
     if result.summary.fvu > 1:
         say(f"The reconstruction is worse than the mean (FVU {result.summary.fvu:.2f}): another model, layer or scale?")
     if out is not None:
-        write_json(Path(out) / "audit.json", result.to_dict() | {"environment": environment()})
+        write_audit(Path(out) / AUDIT, result)
         write_text(Path(out) / "audit.html", page(result))
     return result
+
+
+def about_audit(name: str, sae: SparseAutoencoder, recipe: Recipe, store: Store, split: str) -> dict[str, str]:
+    """What the reader of an audit should know of where it comes from."""
+    return {
+        "autoencoder": name,
+        "architecture": sae.architecture,
+        "model": recipe.model.name,
+        "layer": str(layer_of(recipe)),
+        "text": str(store.model.get("dataset_path", "")),
+        "rows of": {"heldout": "held-out documents", "train": "training documents", "all": "all documents"}[split],
+    }
+
+
+def write_audit(path: Path, audit: Audit) -> None:
+    """Write an audit as JSON, on one line: it has many numbers."""
+    values = audit.to_dict() | {"environment": environment()}
+    write_text(path, json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def own_recipe(sae: Any, overrides: Mapping[str, Any] | None = None) -> Recipe:

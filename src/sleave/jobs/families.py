@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
 from sleave.interop.reading import load
+from sleave.jobs.auditing import about_audit, token_texts_of, write_audit
 from sleave.jobs.training import finished_store, layer_of, open_source
 from sleave.recipe import EvaluationSettings, Recipe
 from sleave.training.run import RunDirectory
@@ -172,6 +175,20 @@ def _unlearning(subject: Subject) -> dict[str, Any]:
     return found
 
 
+def _audit(subject: Subject) -> dict[str, Any]:
+    """Writes audit.json into the run directory; results.json gets its summary."""
+    recipe = subject.recipe
+    if recipe.harvest.store is None:
+        why = "An audit reads its rows more than once, so it needs them on disk: see `harvest.store`."
+        return {"status": "no_store", "why": why}
+    store = finished_store(recipe, Path(recipe.harvest.store))
+    rows = Rows.of_store(store, subject.layer, ("heldout",), recipe.evaluation.max_rows)
+    about = about_audit(str(subject.run.path), subject.sae, recipe, store, "heldout")
+    found = audit_rows(subject.sae, rows, token_texts=token_texts_of(recipe), about=about)
+    write_audit(subject.run.audit_file, found)
+    return {"status": "ok", **asdict(found.summary)}
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "heldout": Family(
@@ -185,6 +202,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "how well clamping features takes a topic from the model's answers, within limits on what it costs",
             lambda settings: settings.model_dump(mode="json", include={"unlearning", "passages"}),
             _unlearning,
+        ),
+        "audit": Family(
+            "audit",
+            "the most entangled pairs of features, near-duplicates and suspects, with texts, in audit.json",
+            lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
+            _audit,
         ),
     }
 )

@@ -6,10 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sleave.auditing.results import AbsorptionSuspect, Audit, Cluster, NearDuplicate, PairFigures, SplitSuspect
+from sleave.auditing.results import (
+    MEMBERS,
+    AbsorptionSuspect,
+    Audit,
+    Cluster,
+    NearDuplicate,
+    PairFigures,
+    SplitSuspect,
+)
 
 T = TypeVar("T")
-MEMBERS = 12  # of a cluster that are named
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,9 @@ class Section:
         columns: what is shown of each finding.
         findings: the list.
         total: how many there are, those that are not listed included; None if the list is simply the first so many.
-        features: the two features of a finding, the first and the second as they are to be shown; None if it is not a
-            pair.
+        features: the features of a finding, the first and the second as they are to be shown, and more of a cluster;
+            None if it has none.
+        run: which of several runs a finding is of, from 0.
     """
 
     name: str
@@ -57,7 +65,8 @@ class Section:
     columns: Sequence[Column[Any]]
     findings: Sequence[Any]
     total: int | None = None
-    features: Callable[[Any], tuple[int, int]] | None = None
+    features: Callable[[Any], tuple[int, ...]] | None = None
+    run: Callable[[Any], int] = lambda _: 0
 
 
 PAIR: tuple[Column[PairFigures], ...] = (
@@ -79,7 +88,7 @@ PAIR: tuple[Column[PairFigures], ...] = (
 )
 
 
-def _of_pair(columns: Sequence[Column[PairFigures]]) -> tuple[Column[Any], ...]:
+def of_pair(columns: Sequence[Column[PairFigures]]) -> tuple[Column[Any], ...]:
     """The same columns for a finding that has a pair."""
 
     def through(column: Column[PairFigures]) -> Column[Any]:
@@ -93,22 +102,21 @@ def _evidence(found: NearDuplicate) -> str:
 
 
 DUPLICATE: tuple[Column[NearDuplicate], ...] = (
-    *_of_pair(PAIR),
+    *of_pair(PAIR),
     Column("shown by", "what shows that they say the same", _evidence, None, False),
 )
 
 
-def members(cluster: Cluster) -> str:
-    """The first features of a cluster."""
-    more = len(cluster.members) - MEMBERS
-    return ", ".join(map(str, cluster.members[:MEMBERS])) + (f" and {more} more" if more > 0 else "")
+def named(features: Sequence[int]) -> str:
+    """The first of some features."""
+    more = len(features) - MEMBERS
+    return ", ".join(map(str, features[:MEMBERS])) + (f" and {more} more" if more > 0 else "")
 
 
 CLUSTER: tuple[Column[Cluster], ...] = (
     Column("size", "how many features", lambda c: len(c.members), ",d"),
     Column("pairs", "near-duplicates among them", lambda c: c.pairs, ",d"),
     Column("decoder", "mean cosine of the decoder directions of those", lambda c: c.mean_cosine, ".3f"),
-    Column("features", "the members", members, None),
 )
 
 TOGETHER: tuple[Column[Any], ...] = (
@@ -123,7 +131,7 @@ TOGETHER: tuple[Column[Any], ...] = (
 )
 SPLIT: tuple[Column[SplitSuspect], ...] = (
     *TOGETHER,
-    *(c for c in _of_pair(PAIR) if c.head in ("1st fires", "2nd fires")),
+    *(c for c in of_pair(PAIR) if c.head in ("1st fires", "2nd fires")),
 )
 ABSORPTION: tuple[Column[AbsorptionSuspect], ...] = (
     *TOGETHER,
@@ -176,6 +184,7 @@ def sections(audit: Audit) -> list[Section]:
             CLUSTER,
             audit.clusters,
             count.clusters,
+            lambda c: c.members,
         ),
         *(Section(name, *ranked[name], PAIR, audit.rankings[name], features=two) for name in ranked),
         Section(

@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sleave.auditing.results import Audit
-from sleave.report.columns import Section, cards, sections
+from sleave.report.columns import Section, cards, named, sections
 
 ROWS = 10  # of each list; the files have more
 
@@ -30,11 +30,10 @@ def _listed(section: Section) -> Table:
     table = Table(title=f"{section.title} ({len(shown)}{of})", caption=section.says, caption_justify="left")
     columns = [c for c in section.columns if c.on_screen]
     if section.features:
-        table.add_column("first", justify="right")
-        table.add_column("second", justify="right")
+        table.add_column("features", overflow="fold")
     for column in columns:
         table.add_column(column.head, justify="left" if column.style is None else "right", overflow="fold")
     for finding in shown:
-        pair = [str(feature) for feature in section.features(finding)] if section.features else []
-        table.add_row(*pair, *(column.text(finding) for column in columns))
+        features = [named(section.features(finding))] if section.features else []
+        table.add_row(*features, *(column.text(finding) for column in columns))
     return table

@@ -8,6 +8,7 @@ sae/                      the autoencoder of raw activations, in SAELens's forma
 scaling.safetensors       the map from raw activations to those it was trained on
 pairs.safetensors         the pairs it pushed apart last, strongest first: i, j, score
 results.json              summary of the training, and the evaluation
+audit.json                what is entangled, with texts, if `sleave evaluate --suite audit` was asked for it
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sleave.base.settings import differences
 from sleave.dependence.pairs import Pairs
 
 CONFIG = "config.toml"
+AUDIT = "audit.json"
 RESULTS_SCHEMA = 1
 
 
@@ -51,6 +53,7 @@ class RunDirectory:
         self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.results_file = self.path / "results.json"
         self.scaling_file = self.path / "scaling.safetensors"
+        self.audit_file = self.path / AUDIT
         self.pairs_file = self.path / "pairs.safetensors"
         self.sae = self.path / "sae"
 
