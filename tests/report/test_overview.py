@@ -191,10 +191,12 @@ def test_how_often_features_fire_comes_from_held_out_figures_first(tmp_path, aud
 def test_the_score_of_unlearning_with_interval_and_controls(tmp_path, page):
     elements, _ = page(make_run(tmp_path / "run", results={"unlearning": unlearning()}))
     cells = [e[2] for e in elements.all("td") if "data-value" in e[1]]
-    assert cells[-7:] == ["0.6 [0.50, 0.70]", "0.9", "0.02", "0.05", "-", "-", "0.93"]
+    assert cells[-10:] == ["0.6 [0.50, 0.70]", "0.09", "0.9", "0.8", "0.03", "-", "-", "-", "0.93", "0.97"]
 
 
-@pytest.mark.parametrize("changes", [{"curve": "x", "interval": None}, {"controls": 3, "interval": [0, None]}])
+@pytest.mark.parametrize(
+    "changes", [{"curve": "x", "headline": None}, {"controls": 3, "headline": {"interval": [0, None]}}]
+)
 def test_unlearning_of_another_shape_is_no_crash(tmp_path, page, changes):
     _, text = page(make_run(tmp_path / "run", results={"unlearning": unlearning(**changes)}))
     assert "sport" in text

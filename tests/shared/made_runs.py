@@ -76,10 +76,15 @@ def unlearning(**changes: Any) -> dict[str, Any]:
     topic = {
         "topic": "sport",
         "status": "ok",
-        "headline": 0.6,
-        "published": 0.9,
+        "headline": {"status": "ok", "score": 0.6, "interval": [0.5, 0.7], "test": {"ce_rise": 0.09}, "violations": []},
+        "published_form": {"status": "ok", "score": 0.9, "test": {"ce_rise": 0.8}},
         "curve": [[0.01, 0.1], [0.05, 0.4], [0.1, 0.6], [0.8, 0.9]],
-        "controls": {"random_features": 0.02, "random_dictionary": {"headline": 0.05}, "refitted_probe": 0.93},
-        "interval": [0.5, 0.7],
+        "controls": {
+            "random features 0": {"status": "ok", "score": 0.02, "test": {"ce_rise": 0.01}},
+            "random features 1": {"status": "ok", "score": 0.03, "test": {"ce_rise": 0.02}},
+            "random dictionary": {"status": "infeasible", "score": None},
+        },
+        "refitted": 0.93,
+        "refitted_clean": 0.97,
     }
     return {"status": "ok", "headline": 0.6, "topics": [topic | changes]}
