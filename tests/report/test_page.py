@@ -11,8 +11,8 @@ import pytest
 import torch
 from planted import activations, trained, with_copies
 
+from sleave.activations.rows import Origin, Rows
 from sleave.auditing.audit import audit_rows
-from sleave.auditing.rows import Origin, Rows
 from sleave.report.columns import MEMBERS, members, sections
 from sleave.report.page import page
 from sleave.report.screen import screen_tables

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
+from sleave.evaluation.histogram import Histogram as Histogram
+
 RANKINGS: Mapping[str, str] = MappingProxyType(
     {
         "information": "mutual information",
@@ -140,21 +142,6 @@ class Context:
     tokens: tuple[str, ...]
     peak: int
     codes: Mapping[int, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How often a value lies where.
-
-    Attributes:
-        edges: (bins + 1,) where the bins begin and end; the last is in its bin.
-        counts: (bins,) how many lie in each.
-        below: how many lie before the first edge.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    below: int
 
 
 @dataclass(frozen=True)
