@@ -83,11 +83,20 @@ class Correlation:
             NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
         """
         codes = Codes.cat(self._codes)
-        figures: list[float] = []
-        for (pairs, often), (floor, _) in zip(_measured(codes), _measured(turned(codes)), strict=True):
-            figures += [pairs.peak, often, pairs.mean(), *map(pairs.quantile, QUANTILES)]
-            figures += [pairs.mean() - floor.mean(), pairs.quantile(TAIL) - floor.quantile(TAIL)]
-        return CorrelationResult(*figures)
+        return correlation(codes, turned(codes))
+
+
+def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
+    """The correlation of codes, given the same codes `turned` (or the same rows of both).
+
+    Raises:
+        NotEnoughMemory: see `Correlation.compute`.
+    """
+    figures: list[float] = []
+    for (pairs, often), (chance, _) in zip(_measured(codes), _measured(floor), strict=True):
+        figures += [pairs.peak, often, pairs.mean(), *map(pairs.quantile, QUANTILES)]
+        figures += [pairs.mean() - chance.mean(), pairs.quantile(TAIL) - chance.quantile(TAIL)]
+    return CorrelationResult(*figures)
 
 
 def turned(codes: Codes, seed: int = 0) -> Codes:

@@ -16,7 +16,7 @@ from sleave.base.errors import NotEnoughMemory
 from sleave.base.progress import progress, say
 from sleave.dependence.mutual_information import mutual_information
 from sleave.evaluation.codes import CodesResult, CodeStatistics
-from sleave.evaluation.correlation import Correlation, CorrelationResult
+from sleave.evaluation.correlation import CorrelationResult, correlation
 from sleave.evaluation.decoder import DecoderResult, decoder_figures
 from sleave.evaluation.evidence import Evidence
 from sleave.evaluation.information import Information, InformationResult
@@ -109,13 +109,13 @@ def evaluate_rows(
 
 def _figures(read: ReadRows, norm: Tensor, without: int | None = None) -> _OfRows:
     """Of all rows, or of those that are not in one group."""
-    codes, document = read.codes, read.document
+    codes, floor, document = read.codes, read.turned, read.document
     if without is not None:
         kept = read.group != without
-        codes, document = codes.at_rows(kept), document[kept]
-    statistics, correlation, information, top = CodeStatistics(norm), Correlation(), Information(), TopPairs()
-    for family in (statistics, correlation, information):
-        family.update(codes)
+        codes, floor, document = codes.at_rows(kept), floor.at_rows(kept), document[kept]
+    statistics, information, top = CodeStatistics(norm), Information(), TopPairs()
+    statistics.update(codes)
+    information.update(codes)
     top.update(codes, document // len(read.raw) % 2 == 0)
     scaled, raw = (
         Reconstruction.of_all([part for group, part in enumerate(parts) if group != without]).compute()
@@ -126,7 +126,7 @@ def _figures(read: ReadRows, norm: Tensor, without: int | None = None) -> _OfRow
         scaled,
         raw,
         statistics.compute(),
-        _unless_too_large("Correlation", correlation.compute, tell),
+        _unless_too_large("Correlation", lambda: correlation(codes, floor), tell),
         _unless_too_large("Mutual information", information.compute, tell) if enough else None,
         _unless_too_large("The most correlated pairs", top.compute, tell) if enough else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -14,6 +15,7 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder, inference
 from sleave.base.errors import SleaveError
 from sleave.codes.codes import Codes, as_codes
+from sleave.evaluation.correlation import turned
 from sleave.evaluation.reconstruction import Reconstruction
 
 BLOCK = 256  # rows that count as one document where documents are not known
@@ -40,6 +42,14 @@ class ReadRows:
     def group(self) -> Int64[Tensor, " rows"]:
         """The group of each row."""
         return self.document % len(self.raw)
+
+    @cached_property
+    def turned(self) -> Codes:
+        """The codes with each feature's column turned round by some rows of its own.
+
+        Turned once: a draw of its own for each group left out would widen intervals by what the draws differ.
+        """
+        return turned(self.codes)
 
 
 def read_rows(
