@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,22 +22,18 @@ class AllPairs:
     quantile is found by bisection over the numbers that a float can be: exactly, but for the rounding of the products.
 
     Args:
-        i, j: the listed pairs.
-        score: their |C|, in float64.
+        score: |C| of the listed pairs, in float64.
+        product: share_i share_j of the same pairs.
         share: of each feature.
     """
 
     def __init__(
-        self,
-        i: Int[Tensor, " listed"],
-        j: Int[Tensor, " listed"],
-        score: Float[Tensor, " listed"],
-        share: Float[Tensor, " d_sae"],
+        self, score: Float[Tensor, " listed"], product: Float[Tensor, " listed"], share: Float[Tensor, " d_sae"]
     ) -> None:
         self.num_pairs = num_pairs(len(share))
         self._score = np.sort(score.numpy())
         self._share = np.sort(share[share > 0].numpy())
-        self._product = np.sort((share[i] * share[j]).numpy()) if len(self._share) else np.empty(0)
+        self._product = np.sort(product.numpy()) if len(self._share) else np.empty(0)
 
     def mean(self) -> float:
         """The mean."""

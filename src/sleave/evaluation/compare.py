@@ -22,7 +22,6 @@ from sleave.evaluation.methods import Interval, Method, Results, methods, value_
 
 Verdict = Literal["better", "worse", "within noise"]
 Status = Literal["ok", "no_baseline", "outside_frontier", "not_measured"]
-Match = Literal["l0", "fvu"]
 MATCHES: dict[str, tuple[str, str]] = {"l0": ("L0", L0), "fvu": ("FVU", FVU)}
 LIKE = 0.03  # how far two may be apart and still count as alike
 SAME = ("training.architecture", "training.d_in", "training.d_sae")
@@ -72,7 +71,7 @@ class Comparison:
     differences: tuple[Difference, ...]
 
 
-def compare(runs: Results, baseline: Sequence[str] = (), match: Match = "l0") -> tuple[Comparison, ...]:
+def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> tuple[Comparison, ...]:
     """Hold every method against its baseline.
 
     Args:
@@ -121,7 +120,7 @@ class _Reference:
         return [(self.low, 1.0)] if self.low is self.high else [(self.low, 1 - self.weight), (self.high, self.weight)]
 
 
-def _compared(method: Method, points: Sequence[Method], match: Match) -> Comparison:
+def _compared(method: Method, points: Sequence[Method], match: str) -> Comparison:
     name, path = MATCHES[match]
     points = sorted((p for p in points if p.value(path) is not None), key=lambda p: float(p.value(path)))
     if not points:
@@ -138,12 +137,13 @@ def _compared(method: Method, points: Sequence[Method], match: Match) -> Compari
         )
     reference = _reference(method, points, path)
     notes = []
+    interpolated = reference.low is not reference.high
     there = reference.value(path)
-    if there and abs(own / there - 1) > LIKE:
+    if not interpolated and there and abs(own / there - 1) > LIKE:
         notes.append(f"not at like {name}: {own:.4g} against {there:.4g}")
     if len(method.fingerprints.union(*(p.fingerprints for p, _ in reference.parts))) > 1:
         notes.append("measured on other rows than its baseline: intervals are wider than they need be")
-    matched = path if reference.low is not reference.high else ""
+    matched = path if interpolated else ""  # which is equal by construction
     figures = [f for section, part in FIGURES.items() for f in part if section != "run" and f.path != matched]
     differences = [_difference(method, reference, figure) for figure in figures]
     found = tuple(d for d in differences if d is not None)

@@ -120,7 +120,8 @@ def _from_coactivations(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
     for centred in (False, True):
         mean, inverse = codes.moments(centred)
         score = ((dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]).abs()
-        yield AllPairs(i, j, score, mean.abs() * inverse * codes.rows**0.5), _peak_often(score, often)
+        share = mean.abs() * inverse * codes.rows**0.5
+        yield AllPairs(score, share[i] * share[j], share), _peak_often(score, often)
 
 
 def _densely(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
@@ -144,10 +145,9 @@ def _densely(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
         mean += delta * (len(acts) / rows)
     upper = torch.ones_like(together, dtype=torch.bool).triu_(diagonal=1)
     often = together[upper] >= OFTEN
-    none = torch.empty(0, dtype=torch.int64)
     for matrix in (comoment.addr(mean, mean, alpha=rows), comoment):
         score = _normalised(matrix)[upper].abs()
-        yield AllPairs(none, none, score, mean.new_zeros(d_sae)), _peak_often(score, often)
+        yield AllPairs(score, torch.zeros_like(score), mean.new_zeros(d_sae)), _peak_often(score, often)
 
 
 def _normalised(matrix: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
@@ -54,7 +54,7 @@ class ReadRows:
 
 def read_rows(
     sae: SparseAutoencoder,
-    batches: Iterable[Float[Tensor, "batch d_in"]],
+    batches: Iterable[Tensor],
     scaling: Scaling,
     max_rows: int | None,
     documents: Int[Tensor, " rows"] | None,

@@ -77,7 +77,7 @@ def notes(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[s
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
     """Names of runs without the folders that all share."""
-    shared = os.path.commonpath([Path(name).resolve().parent for name in names]) if len(names) > 1 else "."
+    shared = os.path.commonpath([Path(os.path.abspath(name)).parent for name in names]) if len(names) > 1 else "."
     return {name: os.path.relpath(name, shared) for name in names}
 
 
@@ -172,7 +172,7 @@ def _status(results: Mapping[str, Any], figure: Figure) -> str:
     return "" if status == "ok" else status
 
 
-def _width(figure: Figure, value: float, interval: Interval | None) -> str:
+def _width(figure: Figure, value: Any, interval: Interval | None) -> str:
     """An interval behind its value: half its width if the value is in its middle, otherwise its ends."""
     if interval is None:
         return ""
