@@ -186,11 +186,13 @@ def test_evaluation_side_by_side(study, tmp_path, capsys):
     assert "MSE" in captured.out
     table = (tmp_path / "x.md").read_text(encoding="utf-8").splitlines()
     assert [c.strip() for c in table[0].strip("|").split("|")] == ["run", *map(str, runs)]
-    cells = {row.split("|")[1].strip(): [c.strip() for c in row.strip("|").split("|")][1:] for row in table[2:]}
+    figures = table[2 : table.index("")]
+    cells = {row.split("|")[1].strip(): [c.strip() for c in row.strip("|").split("|")][1:] for row in figures}
+    assert any(row.startswith("| less the baseline |") for row in table)
     for number, run in enumerate(runs):
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
         assert {"heldout", "training", "environment"} <= results.keys()
-        assert float(cells["MSE"][number]) == pytest.approx(results["heldout"]["scaled"]["mse"], abs=0.05)
+        assert float(cells["MSE"][number].split()[0]) == pytest.approx(results["heldout"]["scaled"]["mse"], abs=0.05)
     # A folder of runs is the same as each of them, and a second time nothing is evaluated again.
     assert run_main("evaluate", study / "runs", "--table", tmp_path / "y.md") == 0
     assert "Evaluating" not in capsys.readouterr().err

@@ -104,6 +104,22 @@ def test_evaluation_with_a_store_that_moved(material, run, tmp_path):
     assert jobs.evaluate(run, str(moved))["heldout"].items() >= expected.items()
 
 
+def test_evaluation_without_a_store(material, tmp_path):
+    """Documents are not known, and rows that follow each other count as one: too few here for intervals."""
+    (run,) = jobs.train(small_recipe(material, harvest={"store": None}), tmp_path / "live")
+    live = jobs.evaluate(run)["heldout"]
+    assert (live["status"], live["groups"]) == ("ok", {})
+    assert live["rows"] > 20
+
+
+def test_groups_are_a_setting_that_measures_anew(run):
+    before = jobs.evaluate(run)["heldout"]
+    after = jobs.evaluate(run, settings={"groups": 3})["heldout"]
+    assert len(before["groups"]["scaled.fvu"]) > len(after["groups"]["scaled.fvu"]) == 3
+    assert after["settings"] == {"max_rows": 16_384, "groups": 3}
+    assert after["fingerprint"] == before["fingerprint"]
+
+
 def test_evaluation_never_begins_a_harvest(run, tmp_path, monkeypatch):
     monkeypatch.setattr(HookedModel, "load", None)
     with pytest.raises(SleaveError, match=r"There is no activation store at `.*mistyped`: no such folder. Make one"):

@@ -8,9 +8,9 @@ import toy_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sleave.activations.rows import Origin, Rows
 from sleave.activations.store import Store
 from sleave.auditing.contexts import AFTER, BEFORE, DOCUMENTS, strongest_rows, top_contexts
-from sleave.auditing.rows import Origin, Rows
 from sleave.base.errors import SleaveError
 from sleave.codes.codes import Codes
 

@@ -15,14 +15,18 @@ from planted import activations, trained
 from scipy.stats import hypergeom
 from sklearn.metrics import mutual_info_score, r2_score
 
-from sleave.auditing import directions, evidence
-from sleave.auditing.audit import audit_rows, histogram
-from sleave.auditing.evidence import Evidence, normalized_information
-from sleave.auditing.limits import OFTEN
-from sleave.auditing.rows import Rows, read_codes
+from sleave.activations.rows import Rows
+from sleave.auditing.audit import audit_rows
+from sleave.auditing.figures import pair_figures
+from sleave.auditing.rows import read_codes
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.dependence.mutual_information import mutual_information
+from sleave.evaluation import directions, evidence
+from sleave.evaluation.evidence import Evidence
+from sleave.evaluation.histogram import histogram
+from sleave.evaluation.information import normalized_information
+from sleave.evaluation.limits import OFTEN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -150,7 +154,7 @@ def test_a_pair_that_never_fires_together():
     assert fvu == 0
     known = Evidence(sae, codes, mutual_information(codes), deviation)
     i, j = torch.tensor([0]), torch.tensor([1])
-    (figure,) = known.figures(i, j)
+    (figure,) = pair_figures(known, i, j)
     assert (figure.together, figure.cosine, figure.expected) == (0, 0.0, 30 * 30 / 120)
     assert figure.information == pytest.approx(float(mutual_information(sae.encode(x)).to_dense()[0, 1]))
     law = hypergeom(120, 30, 30)

@@ -7,10 +7,11 @@ import pytest
 import torch
 from planted import activations, trained
 
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.rows import Rows, read_codes
+from sleave.activations.rows import Rows
+from sleave.auditing.rows import read_codes
 from sleave.auditing.strong import strong_pairs
 from sleave.dependence.mutual_information import mutual_information
+from sleave.evaluation.evidence import Evidence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

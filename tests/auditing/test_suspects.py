@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from sleave.activations.rows import Rows
 from sleave.auditing.audit import audit_rows
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.rows import Rows, read_codes
+from sleave.auditing.rows import read_codes
 from sleave.auditing.suspects import projections
 from sleave.autoencoder.relu import ReLUAutoencoder
 from sleave.dependence.mutual_information import mutual_information
+from sleave.evaluation.evidence import Evidence
 
 ROWS = 4000
 

@@ -36,6 +36,17 @@ def test_by_hand():
     assert (result.active, result.dead, result.dense) == (2, 1, 1)
 
 
+def test_density_is_numpys_histogram_of_what_fires():
+    acts = codes(300, 40)
+    density = measure(acts, torch.ones(40)).density
+    rate = (acts > 0).double().mean(0).numpy()
+    counts, edges = np.histogram(np.log10(rate[rate > 0]), 40, (-6, 0))
+    assert density.counts == tuple(counts)
+    assert density.edges == pytest.approx(edges)
+    assert density.below == 0
+    assert sum(density.counts) == 39
+
+
 def test_equals_numpy():
     acts, norm = codes(300, 12), torch.linspace(0.5, 2, 12)
     a = acts.double().numpy() * norm.double().numpy()

@@ -7,8 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sleave.base.errors import NotEnoughMemory
+from sleave.codes.codes import Codes
 from sleave.evaluation import correlation
-from sleave.evaluation.correlation import Correlation
+from sleave.evaluation.correlation import Correlation, turned
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999}
 
 
 def codes(rows=400, d_sae=50, seed=0):
@@ -35,18 +38,26 @@ def brute_force(acts):
     upper = np.triu_indices(a.shape[1], k=1)
     often = ((a > 0).T.astype(int) @ (a > 0))[upper] >= 10
 
-    def figures(columns, name):
+    floor = turned(Codes.from_dense(acts)).to_dense().double().numpy()
+
+    def scores(columns):
         norm = np.linalg.norm(columns, axis=0)
         unit = np.where(norm > 1e-9, columns / np.where(norm > 0, norm, 1), 0)
-        score = np.abs(unit.T @ unit)[upper]
+        return np.abs(unit.T @ unit)[upper]
+
+    def figures(columns, chance, name):
+        score, by_chance = scores(columns), scores(chance)
+        quantiles = {n: np.quantile(score, q, method="lower") for n, q in QUANTILES.items()}
         return {
             f"peak_{name}": score.max(),
             f"peak_{name}_often": score[often].max() if often.any() else 0,
             f"mean_{name}": score.mean(),
-            f"p999_{name}": np.quantile(score, 0.999, method="lower"),
+            **{f"{n}_{name}": value for n, value in quantiles.items()},
+            f"excess_mean_{name}": score.mean() - by_chance.mean(),
+            f"excess_p999_{name}": quantiles["p999"] - np.quantile(by_chance, 0.999, method="lower"),
         }
 
-    return figures(a, "cosine") | figures(a - a.mean(0), "pearson")
+    return figures(a, floor, "cosine") | figures(a - a.mean(0), floor - floor.mean(0), "pearson")
 
 
 @pytest.fixture(autouse=True, params=["walked", "dense"])
@@ -113,7 +124,11 @@ def test_all_dead():
 def test_any_split_and_any_order_of_features_give_the_same(cuts, seed):
     acts = codes(60, 20, seed)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(20))
-    assert measure(acts[:, order], cuts) == pytest.approx(measure(acts), abs=1e-5)
+    whole, parts, other = measure(acts), measure(acts, cuts), measure(acts[:, order], cuts)
+    assert parts == pytest.approx(whole, abs=1e-5)
+    for name in whole:
+        if not name.startswith("excess"):  # other features are turned by other numbers of rows
+            assert other[name] == pytest.approx(whole[name], abs=1e-5), name
 
 
 def test_features_that_exclude_each_other():
@@ -131,3 +146,24 @@ def test_too_wide(monkeypatch, way):
     if way == "dense":
         with pytest.raises(NotEnoughMemory, match=r"co-activations of 9 features \(= d_sae\) are too many to list"):
             measure(codes(d_sae=9))
+
+
+def test_turned_columns_are_the_same_but_for_where_they_begin():
+    acts = codes(97, 30)
+    other = turned(Codes.from_dense(acts)).to_dense()
+    moved = 0
+    for column, own in zip(other.t(), acts.t(), strict=True):
+        shifts = [n for n in range(97) if torch.equal(column, own.roll(n))]
+        assert shifts
+        moved += shifts != [0]
+    assert moved > 20
+
+
+def test_nothing_is_above_chance_where_features_are_independent():
+    g = torch.Generator().manual_seed(0)
+    acts = (torch.randn(5000, 60, generator=g) - 1.3).relu()
+    result = measure(acts)
+    assert result["mean_pearson"] > 0.01
+    assert abs(result["excess_mean_pearson"]) < 0.001
+    acts[:, :5] = acts[:, 5:10]
+    assert measure(acts)["excess_p999_pearson"] > 0.02

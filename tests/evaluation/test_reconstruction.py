@@ -1,8 +1,12 @@
+from dataclasses import asdict
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import r2_score
+from sklearn.metrics.pairwise import cosine_similarity
 
 from sleave.base.errors import SleaveError
 from sleave.evaluation.reconstruction import Reconstruction
@@ -57,8 +61,33 @@ def test_a_bad_reconstruction_explains_less_than_nothing():
 def test_any_split_gives_the_same(cuts, seed):
     x, x_hat = residual_stream(60, 4, seed)
     whole, parts = measure(x, x_hat), measure(x, x_hat, cuts)
-    for name in ("mse", "mse_per_dimension", "fvu", "explained_variance"):
-        assert getattr(parts, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+    assert asdict(parts) == pytest.approx(asdict(whole), rel=1e-9)
+
+
+def test_cosine_is_that_of_scikit_learn_and_norms_are_numpys():
+    x, x_hat = (torch.randn(80, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    x_hat = x + 0.5 * x_hat
+    result = measure(x, x_hat, (3, 40))
+    assert result.cosine == pytest.approx(cosine_similarity(x.double(), x_hat.double()).diagonal().mean(), rel=1e-9)
+    ratio = np.linalg.norm(x_hat.double(), axis=1) / np.linalg.norm(x.double(), axis=1)
+    assert result.norm_ratio == pytest.approx(ratio.mean(), rel=1e-9)
+
+
+def test_rows_that_are_zero():
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 2.0]])
+    x_hat = torch.tensor([[1.0, 0.0], [6.0, 8.0], [0.0, 0.0]])
+    result = measure(x, x_hat)
+    assert result.cosine == pytest.approx(1 / 3)
+    assert result.norm_ratio == pytest.approx((2 + 0) / 2)  # of the two rows that have a direction
+
+
+def test_parts_put_together_are_the_whole():
+    x, x_hat = residual_stream(90, 4)
+    parts = []
+    for part, part_hat in zip(x.split(40), x_hat.split(40), strict=True):
+        parts.append(Reconstruction(4))
+        parts[-1].update(part, part_hat)
+    assert asdict(Reconstruction.of_all(parts).compute()) == pytest.approx(asdict(measure(x, x_hat)), rel=1e-9)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])

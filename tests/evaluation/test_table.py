@@ -1,3 +1,5 @@
+"""The table: what is in it, with its intervals and differences, on screen, in Markdown and in CSV."""
+
 import csv
 import io
 
@@ -5,88 +7,115 @@ import pytest
 from rich.console import Console
 
 from sleave.base.errors import SleaveError
-from sleave.evaluation.table import screen_table, warnings, write_table
+from sleave.evaluation.compare import compare
+from sleave.evaluation.table import screen_comparison, screen_table, short_names, warnings, write_table
 
 WHOLE = {
     "training": {
         "architecture": "topk",
-        "constraint": "mi",
+        "constraint": "none",
         "seconds_per_step": 0.12345,
         "peak_memory_bytes": 2_340_000_000,
     },
     "heldout": {
         "rows": 16_384,
-        "scaled": {"mse": 123.456, "fvu": 0.12345},
-        "raw": {"fvu": 0.2},
-        "codes": {"l0": 45.67, "l1": 8.9, "active": 12345, "dead": 7},
-        "correlation": {
-            "peak_cosine": 0.98765,
-            "peak_cosine_often": 0.5,
-            "p999_cosine": 0.25,
-            "mean_cosine": 0.0123456,
-            "p999_pearson": 0.125,
-            "mean_pearson": 0.001,
-        },
-        "information": {"p999": 0.01, "mean": 0.000123, "activity_noticeable": 0.00125},
+        "scaled": {"mse": 123.456, "fvu": 0.5},
+        "codes": {"l0": 50.0, "dead": 1234},
+        "correlation": {"p999_cosine": 0.25},
+        "groups": {"scaled.fvu": [0.49, 0.5, 0.51], "codes.l0": [50.0, 50.0, 50.0]},
+    },
+    "fidelity": {"status": "ok", "ce_loss_score": 0.9, "intervals": {"ce_loss_score": [0.8, 0.95]}},
+    "unlearning": {"status": "too_few_known", "headline": None},
+}
+PART = {
+    "training": {"architecture": "topk", "constraint": "mi", "seconds_per_step": 2.0},
+    "heldout": {
+        "scaled": {"fvu": 0.6},
+        "codes": {"l0": 50.0},
+        "groups": {"scaled.fvu": [0.59, 0.6, 0.61], "codes.l0": [50.0, 50.0, 50.0]},
     },
 }
-PART = {"training": {"seconds_per_step": 2.0}, "heldout": {"scaled": {"fvu": 0.5}}}
 RUNS = {"runs/a": WHOLE, "runs/b, 2|3": PART}
 
 
+def lines(tmp_path, name):
+    write_table(tmp_path / name, RUNS, compare(RUNS))
+    return (tmp_path / name).read_text()
+
+
 def test_csv(tmp_path):
-    write_table(tmp_path / "t.csv", RUNS)
-    head, a, b = csv.reader(io.StringIO((tmp_path / "t.csv").read_text()))
-    of = {name: (x, y) for name, x, y in zip(head, a, b, strict=True)}
-    assert of == {
-        "run": ("runs/a", "runs/b, 2|3"),
-        "architecture": ("topk", "-"),
-        "constraint": ("mi", "-"),
-        "MSE": ("123.5", "-"),
-        "FVU": ("0.1235", "0.5000"),
-        "FVU, raw": ("0.2000", "-"),
-        "L0": ("45.7", "-"),
-        "L1": ("8.9", "-"),
-        "peak |C|": ("0.988", "-"),
-        "peak |C|, 10 rows": ("0.500", "-"),
-        "held-out rows": ("16384", "-"),
-        "99.9th percentile of |C|": ("0.2500", "-"),
-        "mean |C|": ("0.01235", "-"),
-        "99.9th percentile of |r|": ("0.1250", "-"),
-        "mean |r|": ("0.00100", "-"),
-        "99.9th percentile of I": ("0.01000", "-"),
-        "mean I": ("0.000123", "-"),
-        "pairs, activity I > 0.01": ("0.00125", "-"),
-        "active features": ("12345", "-"),  # a number, for whatever reads it
-        "dead features": ("7", "-"),
-        "seconds/step": ("0.123", "2.000"),
-        "peak memory, GB": ("2.34", "-"),
+    a, b = csv.DictReader(io.StringIO(lines(tmp_path, "t.csv")))
+    assert a == {
+        "run": "runs/a",
+        "architecture": "topk",
+        "constraint": "none",
+        "held-out rows": "16384",  # a number, for whatever reads it
+        "MSE": "123.5",
+        "FVU": "0.5000",
+        "FVU, low": "0.4503",  # t(2) = 4.303 and se = 0.01 sqrt(4/3)
+        "FVU, high": "0.5497",
+        "L0": "50.0",
+        "L0, low": "50.0",
+        "L0, high": "50.0",
+        "dead features": "1234",
+        "99.9th percentile of |C|": "0.2500",
+        "CE loss score": "0.9000",
+        "CE loss score, low": "0.8000",
+        "CE loss score, high": "0.9500",
+        "seconds/step": "0.123",
+        "peak memory, GB": "2.34",
+        **dict.fromkeys(b.keys() - a.keys() | {k for k in b if a[k] == "-"}, "-"),
     }
+    assert {k: v for k, v in b.items() if k.startswith("FVU")} == {
+        "FVU": "0.6000",
+        "FVU, low": "0.5503",
+        "FVU, high": "0.6497",
+        "FVU, difference": "0.1000",
+        "FVU, difference, low": "0.1000",  # the same documents are hard for both
+        "FVU, difference, high": "0.1000",
+        "FVU, verdict": "worse",
+    }
+    assert b["seconds/step, verdict"] == b["CE loss score"] == "-"
 
 
 def test_markdown(tmp_path):
-    write_table(tmp_path / "t.md", RUNS)
-    lines = (tmp_path / "t.md").read_text().splitlines()
-    assert lines[:6] == [
+    text = lines(tmp_path, "t.md").splitlines()
+    assert text[:6] == [
         "| run | runs/a | runs/b, 2\\|3 |",
         "| --- | ---: | ---: |",
-        "| architecture | topk | - |",
-        "| constraint | mi | - |",
+        "| architecture | topk | topk |",
+        "| constraint | none | mi |",
         "| held-out rows | 16,384 | - |",
-        "| 99.9th percentile of \\|C\\| | 0.2500 | - |",
+        "| MSE | 123.5 | - |",
     ]
-    assert "| FVU | 0.1235 | 0.5000 |" in lines
-    assert "| peak \\|C\\| | 0.988 | - |" in lines
-    assert "| active features | 12,345 | - |" in lines
-    assert len(lines) == 23
+    for row in (
+        "| FVU | 0.5000 ±0.0497 | 0.6000 ±0.0497 |",
+        "| dead features | 1,234 | - |",
+        "| CE loss score | 0.9000 [0.8000, 0.9500] | - |",
+        "| unlearning | too_few_known | - |",
+        "| less the baseline | runs/b, 2\\|3 |",
+        "| FVU | +0.1000 ±0.0000 worse |",
+        "| L0 | 0.0 ±0.0 |",
+        "| seconds/step | +1.877 |",
+        "* runs/b, 2|3: against runs/a.",
+    ):
+        assert row in text
+    assert not any("MCC" in row or "mean I" in row for row in text)  # which nobody measured
+
+
+def test_without_a_comparison_there_is_none(tmp_path):
+    write_table(tmp_path / "t.md", RUNS)
+    assert "baseline" not in (tmp_path / "t.md").read_text()
 
 
 def test_screen():
-    console = Console(width=120, record=True, file=io.StringIO())
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(screen_table(RUNS))
+    console.print(screen_comparison(compare(RUNS), short_names(list(RUNS))))
     text = console.export_text()
-    for part in (" a ", "b, 2|3", "FVU, raw", "12,345", "0.1235", "cosine of two features"):
+    for part in (" a ", "b, 2|3", "0.5000 ±0.0497", "1,234", "cosine of two", "too_few_known", "b, 2|3: against a."):
         assert part in text
+    assert "+0.1000 ±0.0000 worse" in text
 
 
 def test_few_heldout_rows_are_warned_of():

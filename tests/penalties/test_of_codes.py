@@ -100,7 +100,8 @@ def test_every_measure_and_metric_takes_both():
         ours, theirs = metric(), metric()
         ours.update(codes)
         theirs.update(dense)
-        assert vars(ours.compute()) == pytest.approx(vars(theirs.compute()), rel=1e-6)
+        found, expected = ({k: v for k, v in vars(m.compute()).items() if k != "density"} for m in (ours, theirs))
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_few_pairs_of_many_features_are_walked():

@@ -136,8 +136,32 @@ def test_results_are_added_part_by_part(run):
     run.add_results("heldout", {"fvu": 0.5})
     run.add_results("training", {"steps": 4})
     results = run.results()
-    assert (results["training"], results["heldout"], results["schema"]) == ({"steps": 4}, {"fvu": 0.5}, 1)
+    assert (results["training"], results["heldout"], results["schema"]) == ({"steps": 4}, {"fvu": 0.5}, 2)
     assert "packages" in results["environment"]
+
+
+def test_what_an_older_sleave_measured_is_measured_anew(run):
+    run.add_results("training", {"steps": 3})
+    old = {"schema": 1, "environment": {"python": "3.10"}, "training": {"steps": 3}, "evaluation": {"fvu": 0.5}}
+    run.results_file.write_text(json.dumps(old))
+    assert run.finished
+    assert run.results() == {"environment": {"python": "3.10"}, "training": {"steps": 3}}
+    run.add_results("heldout", {"fvu": 0.4})
+    assert json.loads(run.results_file.read_text()) == {
+        "schema": 2,
+        "environment": {"python": "3.10"},
+        "training": {"steps": 3},
+        "heldout": {"fvu": 0.4},
+    }
+
+
+def test_runs_that_differ_only_in_the_seed_say_so(tmp_path, store):
+    def summary(name, **changes):
+        return train(run_settings(training={"steps": 1}, **changes), open_source(store), RunDirectory(tmp_path / name))
+
+    first, second, third = summary("a"), summary("b", seed=6), summary("c", sparsity={"weight": 0.2})
+    assert (first["seed"], second["seed"]) == (5, 6)
+    assert first["recipe"] == second["recipe"] != third["recipe"]
 
 
 def test_truncated_results(run):

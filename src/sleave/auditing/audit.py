@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
+from sleave.activations.rows import Rows
 from sleave.auditing.contexts import TokenTexts, top_contexts
-from sleave.auditing.directions import Nearest, num_tiles, tiles
-from sleave.auditing.duplicates import NearDuplicates
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import ABSORBED, LIMITS, OFTEN
-from sleave.auditing.results import MEMBERS, Audit, Cluster, Histogram, PairFigures, Summary
-from sleave.auditing.rows import Rows, read_codes
+from sleave.auditing.duplicates import clusters_of, strongest
+from sleave.auditing.figures import pair_figures
+from sleave.auditing.limits import ABSORBED, LIMITS
+from sleave.auditing.results import MEMBERS, Audit, Cluster, PairFigures, Summary
+from sleave.auditing.rows import read_codes
 from sleave.auditing.strong import strong_pairs
 from sleave.auditing.suspects import Suspects
 from sleave.autoencoder.model import SparseAutoencoder
@@ -26,8 +26,11 @@ from sleave.dependence.pairs import num_pairs, sorted_pairs
 from sleave.dependence.scores import PairScores
 from sleave.dependence.selection import top_pairs
 from sleave.evaluation.codes import DENSE
-
-BINS = 40
+from sleave.evaluation.directions import Nearest, num_tiles, tiles
+from sleave.evaluation.duplicates import NearDuplicates
+from sleave.evaluation.evidence import Evidence
+from sleave.evaluation.histogram import histogram
+from sleave.evaluation.limits import OFTEN
 
 
 @torch.no_grad()
@@ -73,14 +76,14 @@ def audit_rows(
         strong, correlation = strong_pairs(evidence)
         advance(1, "")
     nearest, duplicates, suspects = _walk(evidence)
-    clusters = duplicates.clusters()
+    clusters = clusters_of(duplicates, codes.d_sae)
     absorptions, num_absorptions = suspects.absorptions(rows, pairs)
     rate = codes.fired / codes.rows
     audit = Audit(
         about=dict(about or {}),
         summary=_summary(evidence, fvu, duplicates, clusters, suspects, num_absorptions),
         rankings=rankings,
-        near_duplicates=duplicates.strongest(pairs),
+        near_duplicates=strongest(duplicates, evidence, pairs),
         clusters=tuple(clusters[:pairs]),
         splits=suspects.strongest_splits(pairs),
         absorptions=absorptions,
@@ -148,7 +151,7 @@ def _rankings(evidence: Evidence, count: int) -> dict[str, tuple[PairFigures, ..
         "correlation": (correlated.i, correlated.j),
         "decoder": (aligned.i, aligned.j),
     }
-    return {name: evidence.figures(i, j) for name, (i, j) in chosen.items()}
+    return {name: pair_figures(evidence, i, j) for name, (i, j) in chosen.items()}
 
 
 def _most_informed(scores: PairScores, count: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
@@ -174,12 +177,3 @@ def _walk(evidence: Evidence) -> tuple[Tensor, NearDuplicates, Suspects]:
             suspects.add(i + row, j + column, cosine)
             advance(1, "")
     return nearest.cosine, duplicates, suspects
-
-
-def histogram(values: Float[Tensor, " n"], low: float, high: float, bins: int = BINS) -> Histogram:
-    """How many values lie in each of some bins of equal width from `low` to `high`; what is above is in the last."""
-    edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
-    inside = values[values >= low].double()
-    place = ((inside - low) / (high - low) * bins).long().clamp_max(bins - 1)
-    counts = torch.bincount(place, minlength=bins)
-    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()), len(values) - len(inside))

@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sleave.activations.rows import Origin
 from sleave.auditing.results import Context
-from sleave.auditing.rows import Origin
 from sleave.codes.codes import Codes
 
 DOCUMENTS = 4

@@ -1,86 +1,36 @@
-"""Near-duplicates: two features that say and do the same.
-
-They *do* the same if they add the same direction to the reconstruction: the cosine of their decoder directions is 0.8
-at least, sign included. They *say* the same if either of two things shows it:
-
-* their codes: they fire together on 10 rows at least, and Pearson's correlation of the codes over all rows is 0.5 at
-  least. A correlation does not change when a copy is scaled (s times the code, 1/s times the direction), and it is
-  ruled by the rows on which the features fire strongly. Of two copies in a TopK autoencoder, often only one gets the
-  last place on a row, where both are weak: that costs less of the correlation than of the overlap of their firing. It
-  counts rows where one fires alone, so two features that exclude each other never pass.
-* their encoders: the cosine of the encoder directions is 0.8 at least. So copies are found that fire on too few rows
-  (or on none) for codes to show anything; and copies turned a little, whose codes may differ widely where the
-  activations vary much along the direction in which they were turned. Biases and thresholds do not count: of two copies
-  with another threshold, one fires on the stronger part of the other's rows. Features that exclude each other, 3
-  standard deviations below chance, do not say the same, whatever their encoders.
-
-In trained autoencoders the two are far from agreeing: pairs with equal decoders and a correlation of 0.9 have encoder
-cosines from 0.5 up. A pair with like directions and neither is not a near-duplicate; if it excludes each other it is a
-suspect of splitting (`suspects`).
-"""
+"""Near-duplicates (see evaluation/duplicates.py) to be read, and clusters of them."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import ALIKE, CORRELATED, OFTEN, SURE
+from sleave.auditing.figures import pair_figures
 from sleave.auditing.results import Cluster, NearDuplicate
-from sleave.dependence.correlation import pair_correlation
+from sleave.evaluation.duplicates import NearDuplicates
+from sleave.evaluation.evidence import Evidence
 
 
-class NearDuplicates:
-    """Gathers near-duplicates among pairs given with their decoder cosines.
+def strongest(found: NearDuplicates, evidence: Evidence, count: int) -> tuple[NearDuplicate, ...]:
+    """Those with the largest decoder cosines, with all their figures."""
+    first = torch.argsort(found.cosine, descending=True, stable=True)[:count]
+    figures = pair_figures(evidence, found.i[first], found.j[first])
+    shown = zip(figures, found.by_codes[first].tolist(), found.by_encoders[first].tolist(), strict=True)
+    return tuple(NearDuplicate(*values) for values in shown)
 
-    Attributes:
-        i, j, cosine: of those found.
-        by_codes, by_encoders: what shows that they say the same.
-    """
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._evidence = evidence
-        self.i = self.j = torch.empty(0, dtype=torch.int64)
-        self.cosine = torch.empty(0)
-        self.by_codes = self.by_encoders = torch.empty(0, dtype=torch.bool)
-
-    def __len__(self) -> int:
-        return len(self.i)
-
-    def add(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"], cosine: Float[Tensor, " n"]) -> None:
-        """Keep those of some pairs that are near-duplicates."""
-        alike = cosine >= ALIKE
-        i, j, cosine = i[alike], j[alike], cosine[alike]
-        by_encoders = pair_correlation(self._evidence.encoder, i, j) >= ALIKE
-        by_codes = self._evidence.together(i, j) >= OFTEN
-        by_codes[by_codes.clone()] = self._evidence.pearson(i[by_codes], j[by_codes]) >= CORRELATED
-        exclude = self._evidence.seldom(i, j) & (self._evidence.deviations(i, j) >= SURE)
-        by_encoders &= ~exclude
-        kept = by_codes | by_encoders
-        self.i, self.j = torch.cat([self.i, i[kept]]), torch.cat([self.j, j[kept]])
-        self.cosine = torch.cat([self.cosine, cosine[kept]])
-        self.by_codes = torch.cat([self.by_codes, by_codes[kept]])
-        self.by_encoders = torch.cat([self.by_encoders, by_encoders[kept]])
-
-    def strongest(self, count: int) -> tuple[NearDuplicate, ...]:
-        """Those with the largest decoder cosines, with all their figures."""
-        first = torch.argsort(self.cosine, descending=True, stable=True)[:count]
-        figures = self._evidence.figures(self.i[first], self.j[first])
-        shown = zip(figures, self.by_codes[first].tolist(), self.by_encoders[first].tolist(), strict=True)
-        return tuple(NearDuplicate(*values) for values in shown)
-
-    def clusters(self) -> list[Cluster]:
-        """The connected components, largest first, then the one with the smallest member."""
-        component = components(self._evidence.codes.d_sae, self.i, self.j)
-        members = torch.cat([self.i, self.j]).unique()
-        of_member, of_pair = component[members], component[self.i]
-        found = []
-        for name in of_member.unique().tolist():
-            cosine = self.cosine[of_pair == name]
-            ours = tuple(members[of_member == name].tolist())
-            found.append(Cluster(ours, len(cosine), float(cosine.double().mean())))
-        return sorted(found, key=lambda c: (-len(c.members), c.members))
+def clusters_of(found: NearDuplicates, d_sae: int) -> list[Cluster]:
+    """The connected components, largest first, then the one with the smallest member."""
+    component = components(d_sae, found.i, found.j)
+    members = torch.cat([found.i, found.j]).unique()
+    of_member, of_pair = component[members], component[found.i]
+    clusters = []
+    for name in of_member.unique().tolist():
+        cosine = found.cosine[of_pair == name]
+        ours = tuple(members[of_member == name].tolist())
+        clusters.append(Cluster(ours, len(cosine), float(cosine.double().mean())))
+    return sorted(clusters, key=lambda c: (-len(c.members), c.members))
 
 
 def components(count: int, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Int64[Tensor, " count"]:

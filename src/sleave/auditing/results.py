@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sleave.base.errors import SleaveError
+from sleave.evaluation.histogram import Histogram
 
 MEMBERS = 12  # of a cluster that are named, and whose texts are kept
 RANKINGS: Mapping[str, str] = MappingProxyType(
@@ -143,21 +144,6 @@ class Context:
     tokens: tuple[str, ...]
     peak: int
     codes: Mapping[int, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How often a value lies where.
-
-    Attributes:
-        edges: (bins + 1,) where the bins begin and end; the last is in its bin.
-        counts: (bins,) how many lie in each.
-        below: how many lie before the first edge.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    below: int
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import OFTEN
 from sleave.auditing.results import StrongPairs
+from sleave.evaluation.evidence import Evidence
+from sleave.evaluation.limits import OFTEN
 
 LISTED = 30_000  # by each measure; enough for the heat map of any features, whatever the width of the dictionary
 

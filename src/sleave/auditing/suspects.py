@@ -25,14 +25,17 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from sleave.activations.rows import Rows
 from sleave.activations.scaling import Moments
-from sleave.auditing.evidence import Evidence
-from sleave.auditing.limits import ABSORBED, CANDIDATES, OWN, PRESENT, SPLIT, SURE
+from sleave.auditing.figures import pair_figures
+from sleave.auditing.limits import ABSORBED, CANDIDATES, OWN, PRESENT, SPLIT
 from sleave.auditing.results import AbsorptionSuspect, SplitSuspect
-from sleave.auditing.rows import Rows, block_rows
+from sleave.auditing.rows import block_rows
 from sleave.base.progress import progress
 from sleave.codes.codes import Codes
 from sleave.dependence.correlation import pair_correlation
+from sleave.evaluation.evidence import Evidence
+from sleave.evaluation.limits import SURE
 
 
 class Suspects:
@@ -70,7 +73,7 @@ class Suspects:
         """The suspects of splitting with the largest decoder cosines."""
         i, j, _ = _strongest(self.splits, count)
         deviations = self._evidence.deviations(i, j).tolist()
-        return tuple(SplitSuspect(*both) for both in zip(self._evidence.figures(i, j), deviations, strict=True))
+        return tuple(SplitSuspect(*both) for both in zip(pair_figures(self._evidence, i, j), deviations, strict=True))
 
     def absorptions(self, rows: Rows, count: int) -> tuple[tuple[AbsorptionSuspect, ...], int]:
         """The suspects of absorption among the candidates, the first so many, and how many there are.
@@ -86,7 +89,7 @@ class Suspects:
         own, alone, spread = projections(evidence, rows, parent, child)
         kept = ((own >= OWN * spread) & (own > 0) & (alone >= PRESENT * own)).nonzero().flatten()
         shown = kept[torch.argsort(deviations[kept], descending=True, stable=True)][:count]
-        figures = evidence.figures(i[shown], j[shown])
+        figures = pair_figures(evidence, i[shown], j[shown])
         columns = (c[shown].tolist() for c in (parent, child, deviations, own, alone, alone / own))
         return tuple(AbsorptionSuspect(*values) for values in zip(figures, *columns, strict=True)), len(kept)
 

@@ -197,6 +197,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits that tell JSON values apart."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of one of the three names that settings use."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

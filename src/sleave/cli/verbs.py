@@ -14,7 +14,15 @@ from sleave import jobs
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.cli.options import Parser, parse_recipe, parse_settings
-from sleave.evaluation.table import check_table_path, screen_table, warnings, write_table
+from sleave.evaluation.compare import MATCHES, compare
+from sleave.evaluation.table import (
+    check_table_path,
+    screen_comparison,
+    screen_table,
+    short_names,
+    warnings,
+    write_table,
+)
 from sleave.interop.reading import load
 from sleave.interop.writing import FORMATS, save
 from sleave.jobs.evaluation import ALL
@@ -51,8 +59,13 @@ Evaluate finished runs on documents that training never saw, and put them side b
 
   sleave evaluate runs/mine
   sleave evaluate runs/none runs/mine --table comparison.md
+  sleave evaluate runs/mine --baseline runs/none_sparser runs/none_denser
 
-Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given.
+Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given. Then each run is held
+against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the same architecture
+and widths, or those given. Between baselines of several sparsities it is interpolated. A difference whose 95% interval
+holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md says what each
+figure is.
 """
 
 REPORT = """\
@@ -146,21 +159,27 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--suite", nargs="+", default=["heldout"], metavar="NAME", choices=(*FAMILIES, ALL), help="what to measure"
     )
+    parser.add_argument("--baseline", nargs="+", default=[], metavar="DIR", help="what to hold the others against")
+    parser.add_argument("--match", default="l0", choices=MATCHES, help="compare at the same (now: %(default)s)")
     namespace, settings = parse_settings(parser, arguments, EvaluationSettings)
     if namespace.table:
         check_table_path(namespace.table)  # before what may take minutes
-    runs = [run for path in namespace.runs for run in jobs.runs_in(path)]
+    baseline = [run for path in namespace.baseline for run in jobs.runs_in(path)]
+    runs = {run.path: run for run in baseline + [run for path in namespace.runs for run in jobs.runs_in(path)]}
     results = {
         str(run.path): jobs.evaluate(
             run, namespace.store, suite=namespace.suite, settings=settings, again=namespace.again
         )
-        for run in runs
+        for run in runs.values()
     }
+    compared = compare(results, [str(run.path) for run in baseline], namespace.match) if len(results) > 1 else ()
     _print(screen_table(results))
+    if compared:
+        _print(screen_comparison(compared, short_names(list(results))))
     for warning in warnings(results):
         say(warning)
     if namespace.table:
-        write_table(namespace.table, results)
+        write_table(namespace.table, results, compared)
         say(f"Wrote {namespace.table}")
 
 

@@ -116,6 +116,13 @@ class Codes:
         start = row_starts(self.row[kept], self.rows)
         return Codes(self.d_sae, start, self.feature[kept], self.value[kept])
 
+    def at_rows(self, kept: Bool[Tensor, " batch"]) -> Codes:
+        """Some of the rows."""
+        per_row = self.start.diff()
+        entries = torch.repeat_interleave(kept, per_row)
+        start = torch.cat([self.start[:1], per_row[kept].cumsum(0)])
+        return Codes(self.d_sae, start, self.feature[entries], self.value[entries])
+
     def detach(self) -> Codes:
         """The same codes without their gradient."""
         return self.with_value(self.value.detach())

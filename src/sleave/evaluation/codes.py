@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sleave.autoencoder.model import ACTIVE
 from sleave.codes.codes import Codes, as_codes
+from sleave.evaluation.histogram import Histogram, histogram
 
 DENSE = 0.1  # share of rows
 
@@ -24,6 +25,7 @@ class CodesResult:
         active: features whose mean activation is above 1e-6.
         dead: features that fire on no row.
         dense: features that fire on more than 10% of the rows.
+        density: of features that fire at all, log10 of the share of rows on which they do.
     """
 
     l0: float
@@ -31,6 +33,7 @@ class CodesResult:
     active: int
     dead: int
     dense: int
+    density: Histogram
 
 
 class CodeStatistics:
@@ -66,4 +69,5 @@ class CodeStatistics:
             active=int((mean > ACTIVE).sum()),
             dead=int((self._fired == 0).sum()),
             dense=int((rate > DENSE).sum()),
+            density=histogram(rate[rate > 0].log10(), -6, 0),
         )

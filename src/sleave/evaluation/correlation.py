@@ -1,4 +1,4 @@
-"""How correlated features are, over all P pairs."""
+"""How correlated features are, over all P pairs, and how much of that chance alone would give."""
 
 from __future__ import annotations
 
@@ -10,35 +10,53 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import NotEnoughMemory
-from sleave.codes.codes import Codes, as_codes
+from sleave.codes.codes import Codes, as_codes, row_starts
 from sleave.dependence.coactivation import dots
-from sleave.dependence.pairs import num_pairs
-from sleave.dependence.scores import unlisted
+from sleave.dependence.pairs import argsort_unique
 from sleave.dependence.selection import coactivations_are_few
+from sleave.evaluation.all_pairs import QUANTILES, AllPairs
+from sleave.evaluation.limits import OFTEN
 
-OFTEN = 10  # rows; a peak over pairs that fire together less often is an accident of the sample
 WIDEST = 16_384  # d_sae; at the end about 40 bytes are held for each of d_sae^2 numbers, here 11 GB
+TAIL = 0.999
 
 
 @dataclass(frozen=True)
 class CorrelationResult:
     """|C| over all P = d_sae (d_sae - 1) / 2 pairs, zeros included.
 
+    The *floor* is the same figure once each feature's column has been turned round by a random number of rows: every
+    feature still fires as often and as strongly, and in bursts as long, and nothing is left of what two have in common.
+
     Attributes:
         peak_cosine: the largest |cosine|; it may be that of two features that fire once, together.
         peak_cosine_often: the largest among pairs that fire together on at least 10 rows.
-        mean_cosine, p999_cosine: mean and 99.9th percentile.
-        peak_pearson, peak_pearson_often, mean_pearson, p999_pearson: the same of the centred correlation.
+        mean_cosine: the mean.
+        p50_cosine, p90_cosine, p99_cosine, p999_cosine, p9999_cosine: quantiles, 0.5 to 0.9999.
+        excess_mean_cosine, excess_p999_cosine: mean and 99.9th percentile, each less its floor.
+        peak_pearson, ...: the same of the centred correlation.
     """
 
     peak_cosine: float
     peak_cosine_often: float
     mean_cosine: float
+    p50_cosine: float
+    p90_cosine: float
+    p99_cosine: float
     p999_cosine: float
+    p9999_cosine: float
+    excess_mean_cosine: float
+    excess_p999_cosine: float
     peak_pearson: float
     peak_pearson_often: float
     mean_pearson: float
+    p50_pearson: float
+    p90_pearson: float
+    p99_pearson: float
     p999_pearson: float
+    p9999_pearson: float
+    excess_mean_pearson: float
+    excess_p999_pearson: float
 
 
 class Correlation:
@@ -65,41 +83,48 @@ class Correlation:
             NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
         """
         codes = Codes.cat(self._codes)
-        return CorrelationResult(*(_from_coactivations(codes) if coactivations_are_few(codes) else _densely(codes)))
+        return correlation(codes, turned(codes))
 
 
-def _from_coactivations(codes: Codes) -> Iterator[float]:
+def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
+    """The correlation of codes, given the same codes `turned` (or the same rows of both).
+
+    Raises:
+        NotEnoughMemory: see `Correlation.compute`.
+    """
+    figures: list[float] = []
+    for (pairs, often), (chance, _) in zip(_measured(codes), _measured(floor), strict=True):
+        figures += [pairs.peak, often, pairs.mean(), *map(pairs.quantile, QUANTILES)]
+        figures += [pairs.mean() - chance.mean(), pairs.quantile(TAIL) - chance.quantile(TAIL)]
+    return CorrelationResult(*figures)
+
+
+def turned(codes: Codes, seed: int = 0) -> Codes:
+    """Each feature's column turned round by a random number of rows of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    shift = torch.randint(codes.rows, (codes.d_sae,), generator=generator)
+    row = (codes.row + shift[codes.feature]) % codes.rows
+    order = argsort_unique(row * codes.d_sae + codes.feature)
+    return Codes(codes.d_sae, row_starts(row, codes.rows), codes.feature[order], codes.value[order])
+
+
+def _measured(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
+    """|cosine| and then |Pearson| of all pairs, each with the largest of pairs that fire together often."""
+    return _from_coactivations(codes) if coactivations_are_few(codes) else _densely(codes)
+
+
+def _from_coactivations(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
     codes = codes.with_value(codes.value.double())
     i, j, together, dot = dots(codes)
     often = together >= OFTEN
-    pairs = num_pairs(codes.d_sae)
-    rank = pairs - int(0.999 * (pairs - 1))
     for centred in (False, True):
         mean, inverse = codes.moments(centred)
         score = ((dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]).abs()
-        share = mean.abs() * inverse * codes.rows**0.5  # two that never fire together have |C| = share_i share_j
-        apart = (float(share.sum()) ** 2 - float(share.square().sum())) / 2 - float((share[i] * share[j]).sum())
-        others = _largest_apart(i, j, share, _rank(score, rank))
-        ranked = torch.cat([score, others])
-        mean_score = (float(score.sum()) + max(apart, 0.0)) / pairs
-        yield from (_rank(ranked, 1), _peak_often(score, often), mean_score, _rank(ranked, rank))
+        share = mean.abs() * inverse * codes.rows**0.5
+        yield AllPairs(score, share[i] * share[j], share), _peak_often(score, often)
 
 
-def _largest_apart(i: Tensor, j: Tensor, share: Tensor, least: float) -> Tensor:
-    """share_i share_j of the pairs that are not listed, where it is above a number."""
-    if share.max() == 0:
-        return share.new_zeros(0)
-    some = (share * share.max() > least).nonzero().flatten()
-    if len(some) < 2:
-        return share.new_zeros(0)
-    place = torch.full((len(share),), -1).index_put((some,), torch.arange(len(some)))
-    kept = (place[i] >= 0) & (place[j] >= 0)
-    own = share[some]
-    a, b = unlisted(place[i[kept]], place[j[kept]], len(some), lambda rows: own[rows, None] * own > least)
-    return own[a] * own[b]
-
-
-def _densely(codes: Codes) -> Iterator[float]:
+def _densely(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
     d_sae = codes.d_sae
     if d_sae > WIDEST:
         raise NotEnoughMemory(
@@ -120,11 +145,9 @@ def _densely(codes: Codes) -> Iterator[float]:
         mean += delta * (len(acts) / rows)
     upper = torch.ones_like(together, dtype=torch.bool).triu_(diagonal=1)
     often = together[upper] >= OFTEN
-    pairs = num_pairs(d_sae)
     for matrix in (comoment.addr(mean, mean, alpha=rows), comoment):
         score = _normalised(matrix)[upper].abs()
-        rank = pairs - int(0.999 * (pairs - 1))
-        yield from (float(score.max()), _peak_often(score, often), float(score.mean()), _rank(score, rank))
+        yield AllPairs(score, torch.zeros_like(score), mean.new_zeros(d_sae)), _peak_often(score, often)
 
 
 def _normalised(matrix: Tensor) -> Tensor:
@@ -135,8 +158,3 @@ def _normalised(matrix: Tensor) -> Tensor:
 
 def _peak_often(score: Tensor, often: Tensor) -> float:
     return float(score[often].max()) if bool(often.any()) else 0.0
-
-
-def _rank(score: Tensor, rank: int) -> float:
-    """The score of a rank, counted from the largest, where scores that are not listed are smaller (or 0)."""
-    return float(score.topk(rank, sorted=False).values.min()) if rank <= score.numel() else 0.0

@@ -1,25 +1,31 @@
-"""All metric families over one pass of held-out rows."""
+"""All metric families over one pass of held-out rows, and what each figure is without each group of documents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
-from sleave.autoencoder.model import SparseAutoencoder, inference
-from sleave.base.errors import NotEnoughMemory, SleaveError
-from sleave.base.progress import say
-from sleave.codes.codes import as_codes
+from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.errors import NotEnoughMemory
+from sleave.base.progress import progress, say
+from sleave.dependence.mutual_information import mutual_information
 from sleave.evaluation.codes import CodesResult, CodeStatistics
-from sleave.evaluation.correlation import Correlation, CorrelationResult
+from sleave.evaluation.correlation import CorrelationResult, correlation
+from sleave.evaluation.decoder import DecoderResult, decoder_figures
+from sleave.evaluation.evidence import Evidence
 from sleave.evaluation.information import Information, InformationResult
 from sleave.evaluation.reconstruction import Reconstruction, ReconstructionResult
+from sleave.evaluation.rows import ReadRows, read_rows
+from sleave.evaluation.top_pairs import TopPairs, TopPairsResult
 
 R = TypeVar("R")
+GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -28,28 +34,55 @@ class Evaluation:
 
     Attributes:
         rows: how many there were.
+        fingerprint: of the rows; runs that share it were measured on the same rows.
         scaled: reconstruction in the units it was trained in.
         raw: reconstruction of the model's own activations, comparable with other tools'.
         codes: sparsity (L1 in the units it was trained in) and utilisation.
         correlation: of the codes, which no scaling changes; None if there is not the memory for it (which is said).
         information: mutual information between codes; None for that reason too, or for fewer than 2 rows or features.
+        top_pairs: of the most correlated pairs; None for the same reasons.
+        decoder: of the directions that features write; None for the same reasons.
+        groups: by figure ("scaled.fvu"), what it is without each group of documents, for `jackknife.interval`; empty
+            where there are fewer than two groups. Peaks and histograms are not there.
     """
 
     rows: int
+    fingerprint: str
     scaled: ReconstructionResult
     raw: ReconstructionResult
     codes: CodesResult
     correlation: CorrelationResult | None
     information: InformationResult | None
+    top_pairs: TopPairsResult | None
+    decoder: DecoderResult | None
+    groups: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As nested JSON values."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class _OfRows:
+    """The figures that follow from some of the rows; see `Evaluation`."""
+
+    scaled: ReconstructionResult
+    raw: ReconstructionResult
+    codes: CodesResult
+    correlation: CorrelationResult | None
+    information: InformationResult | None
+    top_pairs: TopPairsResult | None
+
+
 @torch.no_grad()
 def evaluate_rows(
-    sae: SparseAutoencoder, batches: Iterable[Tensor], scaling: Scaling | None = None, max_rows: int | None = None
+    sae: SparseAutoencoder,
+    batches: Iterable[Tensor],
+    scaling: Scaling | None = None,
+    max_rows: int | None = None,
+    *,
+    documents: Int[Tensor, " rows"] | None = None,
+    groups: int = GROUPS,
 ) -> Evaluation:
     """Evaluate an autoencoder on raw activations.
 
@@ -58,51 +91,82 @@ def evaluate_rows(
         batches: (batch, d_in) raw held-out activations, float32.
         scaling: the units in which the scaled figures are given; those of the activations by default.
         max_rows: stop after so many rows.
+        documents: the number of each row's document; without it, 256 rows that follow each other count as one.
+        groups: into how many groups documents are put, for intervals; 1 for none.
 
     Raises:
         SleaveError: there are no rows, they have another width, or they hold NaN or infinite values.
     """
     scaling = scaling or Scaling.identity(sae.d_in)
-    raw, scaled = Reconstruction(sae.d_in), Reconstruction(sae.d_in)
-    codes = CodeStatistics((sae.W_dec * scaling.scale).norm(dim=1))
-    correlation, information = Correlation(), Information()
-    rows = 0
-    for x in _up_to(batches, max_rows):
-        if not bool(torch.isfinite(x).all()):
-            raise SleaveError("The held-out activations hold NaN or infinite values; harvest them again.")
-        if len(x) == 0:
-            continue
-        with inference(sae):
-            acts = as_codes(sae.codes(x))
-            x_hat = sae.decode(acts)
-        raw.update(x, x_hat)
-        scaled.update(scaling.apply(x), scaling.apply(x_hat))
-        codes.update(acts)
-        information.update(acts)
-        correlation.update(acts)
-        rows += len(x)
-    if rows == 0:
-        raise SleaveError("There are no held-out rows. Harvest with harvest.heldout_fraction above 0, or more text.")
-    correlated = _unless_too_large("Correlation", correlation.compute)
-    enough = rows >= 2 and sae.d_sae >= 2
-    informed = _unless_too_large("Mutual information", information.compute) if enough else None
-    return Evaluation(rows, scaled.compute(), raw.compute(), codes.compute(), correlated, informed)
+    read = read_rows(sae, batches, scaling, max_rows, documents, groups)
+    norm = (sae.W_dec * scaling.scale).norm(dim=1)
+    whole = _figures(read, norm)
+    decoder = _decoder(sae, read) if whole.information else None
+    parts = {f.name: getattr(whole, f.name) for f in fields(whole)}
+    without = _without_each_group(read, norm)
+    return Evaluation(read.codes.rows, read.fingerprint, **parts, decoder=decoder, groups=without)
 
 
-def _unless_too_large(name: str, compute: Callable[[], R]) -> R | None:
+def _figures(read: ReadRows, norm: Tensor, without: int | None = None) -> _OfRows:
+    """Of all rows, or of those that are not in one group."""
+    codes, floor, document = read.codes, read.turned, read.document
+    if without is not None:
+        kept = read.group != without
+        codes, floor, document = codes.at_rows(kept), floor.at_rows(kept), document[kept]
+    statistics, information, top = CodeStatistics(norm), Information(), TopPairs()
+    statistics.update(codes)
+    information.update(codes)
+    top.update(codes, document // len(read.raw) % 2 == 0)
+    scaled, raw = (
+        Reconstruction.of_all([part for group, part in enumerate(parts) if group != without]).compute()
+        for parts in (read.scaled, read.raw)
+    )
+    enough, tell = codes.rows >= 2, without is None
+    return _OfRows(
+        scaled,
+        raw,
+        statistics.compute(),
+        _unless_too_large("Correlation", lambda: correlation(codes, floor), tell),
+        _unless_too_large("Mutual information", information.compute, tell) if enough else None,
+        _unless_too_large("The most correlated pairs", top.compute, tell) if enough else None,
+    )
+
+
+def _unless_too_large(name: str, compute: Callable[[], R], tell: bool) -> R | None:
     try:
         return compute()
     except NotEnoughMemory as error:
-        say(f"{name} is left out. {error} (evaluation.max_rows)")
+        if tell:
+            say(f"{name}: left out. {error} (evaluation.max_rows)")
         return None
 
 
-def _up_to(batches: Iterable[Tensor], max_rows: int | None) -> Iterator[Tensor]:
-    left = max_rows
-    for batch in batches:
-        x = batch[:left]
-        yield x
-        if left is not None:
-            left -= len(x)
-            if left <= 0:  # before another batch is asked for, which may take the language model
-                return
+def _decoder(sae: SparseAutoencoder, read: ReadRows) -> DecoderResult:
+    codes, moments = read.codes, Reconstruction.of_all(read.raw).moments
+    return decoder_figures(Evidence(sae, codes, mutual_information(codes, "activity"), moments.variance.sqrt()))
+
+
+def _without_each_group(read: ReadRows, norm: Tensor) -> dict[str, tuple[float, ...]]:
+    """By figure, what it is without each group that has rows; nothing if that leaves too little."""
+    sizes = torch.bincount(read.group)
+    groups = sizes.nonzero().flatten().tolist()
+    if len(groups) < 2 or read.codes.rows - int(sizes.max()) < 2:
+        return {}
+    figures = []
+    with progress("The same without each group of documents", len(groups), "groups") as advance:
+        for group in groups:
+            figures.append(_numbers(_figures(read, norm, group)))
+            advance(1, "")
+    shared = [path for path in figures[0] if all(path in others for others in figures)]
+    return {path: tuple(each[path] for each in figures) for path in shared}
+
+
+def _numbers(figures: _OfRows) -> dict[str, float]:
+    """The figures that get an interval, by their path: not what a single pair decides, and no histograms."""
+    return {
+        f"{part.name}.{figure.name}": float(value)
+        for part in fields(figures)
+        if is_dataclass(result := getattr(figures, part.name))
+        for figure in fields(result)
+        if isinstance(value := getattr(result, figure.name), int | float) and not figure.name.startswith("peak")
+    }

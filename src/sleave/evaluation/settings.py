@@ -14,3 +14,5 @@ class HeldoutSettings(Settings):
     """At most so many held-out rows (tokens) are used."""
     batch_rows: int = Field(default=4096, ge=1)
     """Rows at a time; changes memory, not results."""
+    groups: int = Field(default=10, ge=1)
+    """Into how many groups documents are put, for intervals: each figure is computed anew without each; 1 for none."""

@@ -1,11 +1,11 @@
-"""Runs side by side: on screen, and as CSV or Markdown."""
+"""Runs side by side, and each beside its baseline: on screen, and as CSV or Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,19 @@ from rich.table import Table
 
 from sleave.base.errors import SleaveError
 from sleave.base.files import write_text
+from sleave.evaluation.compare import Comparison, Difference
+from sleave.evaluation.figures import FIGURES, Figure
+from sleave.evaluation.methods import Interval, Method, Results
 
-Results = Mapping[str, Mapping[str, Any]]  # results.json by run
-
-# Name, where the number is in results.json, how it is written.
-FIGURES: tuple[tuple[str, str, str], ...] = (
-    ("architecture", "training.architecture", ""),
-    ("constraint", "training.constraint", ""),
-    ("held-out rows", "heldout.rows", ",d"),
-    ("99.9th percentile of |C|", "heldout.correlation.p999_cosine", ".4f"),
-    ("mean |C|", "heldout.correlation.mean_cosine", ".5f"),
-    ("peak |C|", "heldout.correlation.peak_cosine", ".3f"),
-    ("peak |C|, 10 rows", "heldout.correlation.peak_cosine_often", ".3f"),
-    ("99.9th percentile of |r|", "heldout.correlation.p999_pearson", ".4f"),
-    ("mean |r|", "heldout.correlation.mean_pearson", ".5f"),
-    ("99.9th percentile of I", "heldout.information.p999", ".5f"),
-    ("mean I", "heldout.information.mean", ".6f"),
-    ("pairs, activity I > 0.01", "heldout.information.activity_noticeable", ".5f"),
-    ("MSE", "heldout.scaled.mse", ".1f"),
-    ("FVU", "heldout.scaled.fvu", ".4f"),
-    ("FVU, raw", "heldout.raw.fvu", ".4f"),
-    ("L0", "heldout.codes.l0", ".1f"),
-    ("L1", "heldout.codes.l1", ".1f"),
-    ("active features", "heldout.codes.active", ",d"),
-    ("dead features", "heldout.codes.dead", ",d"),
-    ("seconds/step", "training.seconds_per_step", ".3f"),
-    ("peak memory, GB", "training.peak_memory_bytes", "GB"),
-)
 FEW_ROWS = 2000
 LEGEND = (
-    "|C|: cosine of two features' codes, over all pairs of features, zeros included; lower is less entangled. Peak: "
-    "the largest, and the largest among pairs that fire together on 10 rows or more. r: Pearson's correlation. I: "
-    "mutual information in nats, less what chance alone would give; activity I: of whether a feature fires. MSE: "
-    "||x_hat - x||^2 summed over d_in, averaged over rows, in the units of training; FVU: the fraction of variance "
-    "unexplained, MSE over variance; raw: of the model's own activations; lower is better. L0, L1: how many features "
-    "fire on a row, and the sum of their codes; compare the rest at like L0. Dead: fires on no held-out row. "
-    "seconds/step: median. Peak memory: of the training process."
+    "±: 95% interval over documents (of several seeds: over those, where that is wider). MSE: ||x_hat - x||^2 summed "
+    "over d_in, averaged over rows, in the units of training; FVU: MSE over variance; raw: of the model's own "
+    "activations. L0, L1: how many features fire on a row, and the sum of their codes. |C|: cosine of two features' "
+    "codes, over all pairs of features, zeros included; r: Pearson's correlation; above chance: less the same with "
+    "each feature's rows turned round. I: mutual information in nats, less chance; activity I: of whether a feature "
+    "fires; 10%: of the smaller entropy. T: the top 0.1% of pairs by |C|; stability: overlap of T on two halves of "
+    "the documents. Entanglement: lower is better, at like L0. docs/evaluation.md says how each can mislead."
 )
 
 
@@ -64,15 +41,44 @@ def warnings(runs: Results) -> list[str]:
 
 
 def screen_table(runs: Results) -> Table:
-    """The table for a terminal: a figure a row, a run a column, without the folders that all runs share."""
+    """The figures for a terminal: a figure a row, a run a column, without the folders that all runs share."""
     table = Table(caption=LEGEND, caption_justify="left")
     table.add_column("")
-    shared = os.path.commonpath([Path(name).resolve().parent for name in runs]) if len(runs) > 1 else "."
-    for name in runs:
-        table.add_column(os.path.relpath(name, shared), justify="right", overflow="fold")
-    for row in _rows(runs):
+    for name in short_names(list(runs)).values():
+        table.add_column(name, justify="right", overflow="fold")
+    for figures in FIGURES.values():
+        for row in _rows(runs, figures):
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def screen_comparison(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Table:
+    """Differences to the baseline for a terminal: a figure a row, a method a column; notes below."""
+    table = Table(title="Less the baseline", caption="\n".join(notes(comparisons, names)), caption_justify="left")
+    table.add_column("")
+    for c in comparisons:
+        table.add_column(_short(c.method, names), justify="right", overflow="fold")
+    for row in _difference_rows(comparisons):
         table.add_row(*row)
     return table
+
+
+def notes(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[str]:
+    """What each method was held against, and what to know about that."""
+    lines = []
+    for c in comparisons:
+        between = " and ".join(_short(b, names) for b in c.baseline)
+        against = f"between {between}" if len(c.baseline) > 1 else f"against {between}"
+        said = "; ".join(([against] if c.status == "ok" else ["not compared"]) + list(c.notes))
+        lines.append(f"{_short(c.method, names)}: {said}.")
+    return lines
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names of runs without the folders that all share."""
+    shared = os.path.commonpath([Path(os.path.abspath(name)).parent for name in names]) if len(names) > 1 else "."
+    return {name: os.path.relpath(name, shared) for name in names}
 
 
 def check_table_path(path: Path) -> None:
@@ -85,32 +91,111 @@ def check_table_path(path: Path) -> None:
         raise SleaveError(f"A table is written as .csv or .md; `{path}` ends in neither.")
 
 
-def write_table(path: Path, runs: Results) -> None:
-    """Write the table as .csv (a run a row) or .md (a run a column).
+def write_table(path: Path, runs: Results, comparisons: Sequence[Comparison] = ()) -> None:
+    """Write figures and differences as .csv (a run a row, numbers only) or .md (a run a column).
 
     Raises:
         SleaveError: see `check_table_path`.
     """
     check_table_path(path)
-    rows = [["run", *runs], *_rows(runs)]
-    if path.suffix == ".csv":
-        text = io.StringIO()
-        plain = [[name, *(cell.replace(",", "") for cell in cells)] for name, *cells in rows[1:]]
-        csv.writer(text, lineterminator="\n").writerows(zip(rows[0], *plain, strict=True))
-        write_text(path, text.getvalue())
-    else:
-        lines = [rows[0], ["---", *["---:"] * len(runs)], *rows[1:]]
-        write_text(path, "".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |\n" for line in lines))
+    write_text(path, _csv(runs, comparisons) if path.suffix == ".csv" else _markdown(runs, comparisons))
 
 
-def _rows(runs: Results) -> list[list[str]]:
-    return [[name, *(_cell(results, path, style) for results in runs.values())] for name, path, style in FIGURES]
+def _markdown(runs: Results, comparisons: Sequence[Comparison]) -> str:
+    rows = [row for figures in FIGURES.values() for row in _rows(runs, figures)]
+    text = _markdown_table([["run", *runs], *rows])
+    if comparisons:
+        text += "\n" + _markdown_table(
+            [["less the baseline", *(c.method for c in comparisons)], *_difference_rows(comparisons)]
+        )
+        text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, {}))
+    return text
 
 
-def _cell(results: Mapping[str, Any], path: str, style: str) -> str:
-    value: Any = results
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return "-"
-        value = value[key]
-    return f"{value / 1e9:.2f}" if style == "GB" else format(value, style)
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
+    return "".join("| " + " | ".join(c.strip().replace("|", "\\|") for c in line) + " |\n" for line in lines)
+
+
+def _csv(runs: Results, comparisons: Sequence[Comparison]) -> str:
+    """A run a row: each figure, the ends of its interval, and the same of its difference to the baseline."""
+    lines = [_csv_line(name, runs[name], comparisons) for name in runs]
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _csv_line(name: str, results: Mapping[str, Any], comparisons: Sequence[Comparison]) -> dict[str, str]:
+    method = Method({name: results})
+    found = {d.figure: d for c in comparisons if c.runs[0] == name for d in c.differences}
+    line = {"run": name}
+    for figure in (f for figures in FIGURES.values() for f in figures):
+        column = figure.name
+        if _status(results, figure) or (value := method.value(figure.path)) is None:
+            continue
+        line[column] = figure.written(value).replace(",", "")
+        line |= _ends(column, figure, method.interval(figure.path))
+        if (d := found.get(figure)) is not None:
+            line[f"{column}, difference"] = figure.written(d.difference).replace(",", "")
+            line |= _ends(f"{column}, difference", figure, d.interval)
+            line[f"{column}, verdict"] = d.verdict or "-"
+    return line
+
+
+def _ends(column: str, figure: Figure, interval: Interval | None) -> dict[str, str]:
+    if interval is None:
+        return {}
+    low, high = (figure.written(end).replace(",", "") for end in interval)
+    return {f"{column}, low": low, f"{column}, high": high}
+
+
+def _rows(runs: Results, figures: Sequence[Figure]) -> list[list[str]]:
+    """A row for each figure that some run has, or says why it has not."""
+    rows = [[figure.name, *(_cell(name, results, figure) for name, results in runs.items())] for figure in figures]
+    return [row for row in rows if any(cell != "-" for cell in row[1:])]
+
+
+def _cell(name: str, results: Mapping[str, Any], figure: Figure) -> str:
+    method = Method({name: results})
+    if status := _status(results, figure):
+        return status
+    value = method.value(figure.path)
+    return "-" if value is None else figure.written(value) + _width(figure, value, method.interval(figure.path))
+
+
+def _status(results: Mapping[str, Any], figure: Figure) -> str:
+    """Why a part that was measured has no figures; empty if it has."""
+    status = str(results.get(figure.path.partition(".")[0], {}).get("status", "ok"))
+    return "" if status == "ok" else status
+
+
+def _width(figure: Figure, value: Any, interval: Interval | None) -> str:
+    """An interval behind its value: half its width if the value is in its middle, otherwise its ends."""
+    if interval is None:
+        return ""
+    low, high = interval
+    if abs(low + high - 2 * value) <= 1e-6 * (high - low) + 1e-12 * abs(value):
+        return f" ±{figure.written((high - low) / 2)}"
+    return f" [{figure.written(low)}, {figure.written(high)}]"
+
+
+def _difference_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    rows = []
+    for figure in (f for figures in FIGURES.values() for f in figures):
+        found = [{d.figure: d for d in c.differences}.get(figure) for c in comparisons]
+        if any(d is not None for d in found):
+            rows.append([figure.name, *("-" if d is None else _difference(d) for d in found)])
+    return rows
+
+
+def _difference(d: Difference) -> str:
+    sign = "+" if d.difference > 0 else ""
+    width = _width(d.figure, d.difference, d.interval)
+    return f"{sign}{d.figure.written(d.difference)}{width}" + (f" {d.verdict}" if d.verdict else "")
+
+
+def _short(method: str, names: Mapping[str, str]) -> str:
+    return next((short + method[len(n) :] for n, short in names.items() if (method + " ").startswith(n + " ")), method)

@@ -11,11 +11,11 @@ from typing import Any, cast
 from torch import Tensor
 
 from sleave.activations.manifest import MANIFEST, SPLITS, Manifest, Split
+from sleave.activations.rows import Rows
 from sleave.activations.store import Store
 from sleave.auditing.audit import audit_rows
 from sleave.auditing.contexts import TokenTexts
 from sleave.auditing.results import Audit
-from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.environment import environment
 from sleave.base.errors import SampleNeeded, SleaveError, check_one_of

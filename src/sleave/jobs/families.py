@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from sleave.activations.rows import Rows
 from sleave.activations.scaling import Scaling
 from sleave.auditing.audit import audit_rows
-from sleave.auditing.rows import Rows
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.progress import Advance, progress, say
 from sleave.evaluation.evaluate import evaluate_rows
@@ -143,10 +143,18 @@ class Family:
 
 def _heldout(subject: Subject) -> dict[str, Any]:
     recipe = subject.recipe
-    batches, rows = _heldout_rows(recipe)
-    most = recipe.evaluation.max_rows
-    with progress(f"Evaluating {subject.run.path}", min(rows, most), "rows") as advance:
-        return evaluate_rows(subject.sae, _counted(batches, advance), subject.scaling, most).to_dict()
+    settings = recipe.evaluation
+    batches, documents, rows = _heldout_rows(recipe)
+    with progress(f"Evaluating {subject.run.path}", min(rows, settings.max_rows), "rows") as advance:
+        found = evaluate_rows(
+            subject.sae,
+            _counted(batches, advance),
+            subject.scaling,
+            settings.max_rows,
+            documents=documents,
+            groups=settings.groups,
+        )
+    return {"status": "ok", **found.to_dict()}
 
 
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
@@ -155,12 +163,18 @@ def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
         yield batch
 
 
-def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], float]:
-    """Raw held-out rows, and how many there are (infinity, if that is not known); nothing is harvested for it."""
+def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], Tensor | None, float]:
+    """Raw held-out rows, the document of each and how many there are (None and infinity, if that is not known).
+
+    Nothing is harvested for it.
+    """
+    settings = recipe.evaluation
     if recipe.harvest.store is None:
-        return open_source(recipe).heldout(recipe.evaluation.batch_rows), math.inf
-    rows = finished_store(recipe, Path(recipe.harvest.store)).layer(layer_of(recipe), "heldout")
-    return (block.float() for block in rows.blocks(recipe.evaluation.batch_rows)), len(rows)
+        return open_source(recipe).heldout(settings.batch_rows), None, math.inf
+    store = finished_store(recipe, Path(recipe.harvest.store))
+    read = Rows.of_store(store, layer_of(recipe), ("heldout",), settings.max_rows)
+    documents = None if read.origin is None else read.origin.document
+    return read.blocks(settings.batch_rows), documents, read.count
 
 
 def _unlearning(subject: Subject) -> dict[str, Any]:
@@ -194,7 +208,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "heldout": Family(
             "held-out rows",
             "reconstruction, sparsity, utilisation, and how entangled codes and directions are",
-            lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
+            lambda settings: settings.model_dump(mode="json", include={"max_rows", "groups"}),
             _heldout,
         ),
         "unlearning": Family(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from types import MappingProxyType
 
-from sleave.auditing.results import Histogram
+from sleave.evaluation.histogram import Histogram
 from sleave.report.html import wide
 from sleave.report.plot import Axis, Line, Point, key, plot
 from sleave.report.reading import Run, as_number, find

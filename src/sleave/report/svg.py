@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from sleave.auditing.results import Histogram
+from sleave.evaluation.histogram import Histogram
 
 WIDTH, HEIGHT = 360, 150
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 10, 34

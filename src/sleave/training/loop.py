@@ -17,6 +17,7 @@ from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
 from sleave.autoencoder.model import ACTIVE
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
+from sleave.base.files import digest
 from sleave.base.progress import progress, say
 from sleave.interop.writing import save
 from sleave.penalties.penalty import Penalty
@@ -178,6 +179,8 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
         "peak_memory_bytes": peak_memory(),
         "architecture": stepper.sae.architecture,
         "constraint": settings.constraint.kind,
+        "seed": settings.seed,
+        "recipe": digest(settings.model_dump(mode="json", exclude={"seed", "evaluation"})),
         "d_in": stepper.sae.d_in,
         "d_sae": stepper.sae.d_sae,
         f"last_{min(LAST_STEPS, len(last))}_steps": averages,

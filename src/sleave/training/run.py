@@ -39,7 +39,7 @@ from sleave.dependence.pairs import Pairs
 
 CONFIG = "config.toml"
 AUDIT = "audit.json"
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2  # src/sleave/evaluation/results.schema.json
 
 
 class RunDirectory:
@@ -113,9 +113,11 @@ class RunDirectory:
         return read_toml(self.config_file)
 
     def results(self) -> dict[str, Any]:
-        """What results.json holds so far."""
+        """What results.json holds so far; of an older schema, what the training left."""
         results: dict[str, Any] = read_json(self.results_file) if self.results_file.is_file() else {}
-        return results
+        if results.get("schema") == RESULTS_SCHEMA:
+            return results
+        return {name: results[name] for name in ("environment", "training") if name in results}
 
     def add_results(self, part: str, values: Mapping[str, Any]) -> None:
         """Add or replace one part of results.json."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from sleave.auditing.limits import OFTEN, SELDOM
-from sleave.auditing.results import PairFigures
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.codes.codes import Codes
 from sleave.dependence.coactivation import dots
-from sleave.dependence.correlation import pair_correlation
 from sleave.dependence.pairs import argsort_unique
 from sleave.dependence.scores import PairScores
+from sleave.evaluation.limits import OFTEN, SELDOM
 
 ENTRIES = 1 << 22  # that are looked up at a time
 
@@ -80,28 +78,17 @@ class Evidence:
 
     def pearson(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         """Pearson's correlation of the codes; 0 for a feature that is constant."""
-        return self._correlation(i, j, self._dots(i, j), centred=True)
+        return self.correlation(i, j, self.dots(i, j), centred=True)
 
     def correlations(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(i, j), on how many rows both fire, and Pearson's correlation, for every pair that fires together."""
         i, j, together, dot = dots(self.codes.with_value(self.codes.value.double()))
-        return i, j, together, self._correlation(i, j, dot, centred=True)
+        return i, j, together, self.correlation(i, j, dot, centred=True)
 
-    def _correlation(self, i: Tensor, j: Tensor, dots: Tensor, centred: bool) -> Float64[Tensor, " n"]:
+    def correlation(self, i: Tensor, j: Tensor, dots: Tensor, centred: bool) -> Float64[Tensor, " n"]:
+        """Pearson's correlation (`centred`) or the cosine of the codes, from `dots`; 0 for a feature without a norm."""
         mean, inverse = self._moments[centred]
         return (dots - self.codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
-
-    def figures(self, i: Int64[Tensor, " n"], j: Int64[Tensor, " n"]) -> tuple[PairFigures, ...]:
-        """All figures of some pairs."""
-        fired, rows, together, dots = self.codes.fired, self.codes.rows, self.together(i, j), self._dots(i, j)
-        columns = (
-            *(i, j, self.information(i, j), normalized_information(rows, fired[i], fired[j], together)),
-            *(self._correlation(i, j, dots, centred) for centred in (True, False)),
-            *(pair_correlation(unit, i, j) for unit in (self.decoder, self.standardised, self.encoder)),
-            *(fired[i], fired[j], together, self.expected(i, j), fired[i] / rows, fired[j] / rows),
-            *(_share(together, fired[j]), _share(together, fired[i]), _share(together, fired[i] + fired[j] - together)),
-        )
-        return tuple(PairFigures(*values) for values in zip(*(c.tolist() for c in columns), strict=True))
 
     def _listed(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
         """Where each pair is in the lists of `scores`, and whether it is there at all."""
@@ -109,7 +96,7 @@ class Evidence:
         place = torch.searchsorted(self._key, key).clamp_max(max(0, len(self._key) - 1))
         return (self._order[place], self._key[place] == key) if len(self._key) else (place, place < 0)
 
-    def _dots(self, i: Tensor, j: Tensor) -> Float64[Tensor, " n"]:
+    def dots(self, i: Tensor, j: Tensor) -> Float64[Tensor, " n"]:
         """f_i . f_j: the entries of the feature that fires less are looked up among those of the other."""
         fired, dots = self.codes.fired, self._value.new_zeros(len(i))
         rarer = torch.where(fired[i] <= fired[j], i, j)
@@ -127,28 +114,6 @@ class Evidence:
             dots[part] = dots[part].index_add(0, pair[hit], (self._value[entry] * self._value[place])[hit])
             first = last
         return dots
-
-
-def normalized_information(
-    rows: int, fired_i: Int[Tensor, " n"], fired_j: Int[Tensor, " n"], together: Int[Tensor, " n"]
-) -> Float64[Tensor, " n"]:
-    """Mutual information of whether two features fire, over the smaller of the two entropies; 0 if that is 0."""
-
-    def phi(count: Tensor) -> Tensor:
-        return torch.xlogy(count.double(), count.double())
-
-    def entropy(count: Tensor) -> Tensor:
-        return phi(torch.full_like(count, rows)) - phi(count) - phi(rows - count)
-
-    cells = (together, fired_i - together, fired_j - together, rows - fired_i - fired_j + together)
-    joint = phi(torch.full_like(together, rows)) - sum(phi(c) for c in cells)
-    smaller = torch.minimum(entropy(fired_i), entropy(fired_j))
-    share = (entropy(fired_i) + entropy(fired_j) - joint) / smaller
-    return torch.where(smaller > 0, share, 0).clamp(0, 1)
-
-
-def _share(part: Tensor, whole: Tensor) -> Float[Tensor, " n"]:
-    return torch.where(whole > 0, part.double() / whole, 0)
 
 
 def _expanded(start: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

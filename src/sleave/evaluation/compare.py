@@ -1,0 +1,220 @@
+"""What a constraint bought and what it cost: each method beside a baseline of the same sparsity.
+
+A constraint can lower every correlation by making codes sparser, and a denser autoencoder reconstructs better whatever
+its constraint. So the baseline's figures are taken at the method's own L0 (or FVU): where there are baselines of
+several sparsities, each figure is interpolated between the two that lie around it, linearly in log L0; never beyond the
+last. Both, and so their difference, are also known without each group of documents, if they were measured on the same
+rows: what makes some documents hard for both does not widen the interval of the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from sleave.base.errors import SleaveError, check_one_of
+from sleave.evaluation.figures import FIGURES, FVU, L0, Figure
+from sleave.evaluation.jackknife import interval, quantile_of_t
+from sleave.evaluation.methods import Interval, Method, Results, methods, value_at, wider
+
+Verdict = Literal["better", "worse", "within noise"]
+Status = Literal["ok", "no_baseline", "outside_frontier", "not_measured"]
+MATCHES: dict[str, tuple[str, str]] = {"l0": ("L0", L0), "fvu": ("FVU", FVU)}
+LIKE = 0.03  # how far two may be apart and still count as alike
+SAME = ("training.architecture", "training.d_in", "training.d_sae")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of a method, less that of the baseline.
+
+    Attributes:
+        figure: which.
+        value, baseline: the two.
+        interval: 95% interval of the difference; None if none is known.
+        verdict: `within noise` if the interval holds 0; None without an interval, or if no way is better.
+    """
+
+    figure: Figure
+    value: float
+    baseline: float
+    interval: Interval | None
+    verdict: Verdict | None
+
+    @property
+    def difference(self) -> float:
+        """The method's less the baseline's."""
+        return self.value - self.baseline
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method beside its baseline.
+
+    Attributes:
+        method: name of the method.
+        runs: the runs that it is.
+        baseline: names of the baselines that its figures are held against, one or the two that it lies between.
+        status: "ok", or why there are no differences.
+        notes: what a reader must know, in sentences.
+        differences: by figure, in the order of `FIGURES`.
+    """
+
+    method: str
+    runs: tuple[str, ...]
+    baseline: tuple[str, ...]
+    status: Status
+    notes: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+
+def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> tuple[Comparison, ...]:
+    """Hold every method against its baseline.
+
+    Args:
+        runs: results.json by run.
+        baseline: names of runs; by default those with the constraint `none`, of the method's architecture and widths.
+        match: at the same what: `l0` or `fvu`.
+
+    Raises:
+        SleaveError: there is no such run, or no such match.
+    """
+    check_one_of("match", match, tuple(MATCHES))
+    if missing := [name for name in baseline if name not in runs]:
+        raise SleaveError(f"The baseline {', '.join(missing)} is not among the runs: {', '.join(runs)}.")
+    chosen = set(baseline) or {n for n, r in runs.items() if value_at(r, "training.constraint") == "none"}
+    points = methods({name: runs[name] for name in runs if name in chosen})
+    others = methods({name: runs[name] for name in runs if name not in chosen})
+    return tuple(_compared(m, [p for p in points if baseline or _alike(m, p)], match) for m in others)
+
+
+def _alike(method: Method, point: Method) -> bool:
+    return all(method.value(path) == point.value(path) for path in SAME)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """A baseline between two others: low + weight (high - low); and the weight without each group of documents."""
+
+    low: Method
+    high: Method
+    weight: float = 0.0
+    weights: Sequence[float] | None = None
+
+    def value(self, path: str) -> float | None:
+        low, high = self.low.value(path), self.high.value(path)
+        return None if low is None or high is None else low + self.weight * (high - low)
+
+    def without(self, path: str, groups: int) -> list[float] | None:
+        low, high, weights = self.low.without(path), self.high.without(path), self.weights or [0.0] * groups
+        if low is None or high is None or not len(low) == len(high) == len(weights) == groups:
+            return None
+        return [a + w * (b - a) for a, b, w in zip(low, high, weights, strict=True)]
+
+    @property
+    def parts(self) -> list[tuple[Method, float]]:
+        """The baselines, and how much each counts."""
+        return [(self.low, 1.0)] if self.low is self.high else [(self.low, 1 - self.weight), (self.high, self.weight)]
+
+
+def _compared(method: Method, points: Sequence[Method], match: str) -> Comparison:
+    name, path = MATCHES[match]
+    points = sorted((p for p in points if p.value(path) is not None), key=lambda p: float(p.value(path)))
+    if not points:
+        why = "no run without a constraint, of the same architecture and widths, is beside it"
+        return Comparison(method.name, tuple(method.runs), (), "no_baseline", (why,), ())
+    own = method.value(path)
+    if own is None:
+        return Comparison(method.name, tuple(method.runs), (), "not_measured", (f"its {name} is not known",), ())
+    at = [float(p.value(path)) for p in points]
+    if len(points) > 1 and not at[0] * (1 - LIKE) <= own <= at[-1] * (1 + LIKE):
+        why = f"{name} {own:.4g} is outside that of the baselines, {at[0]:.4g} to {at[-1]:.4g}"
+        return Comparison(
+            method.name, tuple(method.runs), tuple(p.name for p in points), "outside_frontier", (why,), ()
+        )
+    reference = _reference(method, points, path)
+    notes = []
+    interpolated = reference.low is not reference.high
+    there = reference.value(path)
+    if not interpolated and there and abs(own / there - 1) > LIKE:
+        notes.append(f"not at like {name}: {own:.4g} against {there:.4g}")
+    if len(method.fingerprints.union(*(p.fingerprints for p, _ in reference.parts))) > 1:
+        notes.append("measured on other rows than its baseline: intervals are wider than they need be")
+    matched = path if interpolated else ""  # which is equal by construction
+    figures = [f for section, part in FIGURES.items() for f in part if section != "run" and f.path != matched]
+    differences = [_difference(method, reference, figure) for figure in figures]
+    found = tuple(d for d in differences if d is not None)
+    return Comparison(
+        method.name, tuple(method.runs), tuple(p.name for p, _ in reference.parts), "ok", tuple(notes), found
+    )
+
+
+def _reference(method: Method, points: Sequence[Method], path: str) -> _Reference:
+    """The baseline at the method's own place; the nearest end of the frontier, if it lies just beyond."""
+    own = method.value(path)
+    for low, high in pairwise(points):
+        a, b = low.value(path), high.value(path)
+        if a <= own <= b and a < b:
+            each = [m.without(path) for m in (method, low, high)]
+            weights = None
+            if all(e is not None and len(e) == len(each[0] or ()) for e in each):
+                weights = [_weight(*three) for three in zip(*(e or () for e in each), strict=True)]
+            return _Reference(low, high, _weight(own, a, b), weights)
+    nearest = min(points, key=lambda p: abs(float(p.value(path)) - own))
+    return _Reference(nearest, nearest)
+
+
+def _weight(own: float, low: float, high: float) -> float:
+    return math.log(own / low) / math.log(high / low)
+
+
+def _difference(method: Method, reference: _Reference, figure: Figure) -> Difference | None:
+    value = method.value(figure.path)
+    if not isinstance(value, int | float) or (baseline := reference.value(figure.path)) is None:
+        return None
+    difference = value - baseline
+    found = wider(
+        _over_documents(method, reference, figure.path, difference),
+        _over_seeds(method, reference, figure.path, difference),
+    )
+    return Difference(figure, value, baseline, found, _verdict(figure, difference, found))
+
+
+def _over_documents(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
+    """Paired, if both were measured on the same rows; otherwise from the intervals of both, as if independent."""
+    same = len(method.fingerprints.union(*(p.fingerprints for p, _ in reference.parts))) == 1
+    own = method.without(path)
+    theirs = reference.without(path, len(own)) if own is not None and same else None
+    if own is not None and theirs is not None:
+        return interval(difference, [a - b for a, b in zip(own, theirs, strict=True)])
+    widths = []
+    for part, weight in [(method, 1.0), *reference.parts]:
+        if (known := part.interval(path)) is None:
+            return None
+        widths.append(weight * (known[1] - known[0]) / 2)
+    half = math.hypot(*widths)
+    return difference - half, difference + half
+
+
+def _over_seeds(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
+    """Of several seeds of the method; with the spread of the baseline's seeds, if it has several too."""
+    if (error := method.seeds_error(path)) is None:
+        return None
+    errors, fewest = [error], len(method.runs)
+    for part, weight in reference.parts:
+        if (other := part.seeds_error(path)) is not None:
+            errors.append(weight * other)
+            fewest = min(fewest, len(part.runs))
+    half = quantile_of_t(fewest - 1) * math.hypot(*errors)
+    return difference - half, difference + half
+
+
+def _verdict(figure: Figure, difference: float, found: Interval | None) -> Verdict | None:
+    if found is None or figure.better == "neither":
+        return None
+    if found[0] <= 0 <= found[1]:
+        return "within noise"
+    return "better" if (difference < 0) == (figure.better == "lower") else "worse"

@@ -1,0 +1,169 @@
+"""Differences to a baseline: paired, at like L0, across seeds, and what is said where they cannot be had."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from sleave.base.errors import SleaveError
+from sleave.evaluation.compare import compare
+from sleave.evaluation.figures import FIGURES, FVU
+from sleave.evaluation.methods import Method, methods
+
+DRAW = torch.Generator().manual_seed(0)
+HARD = torch.randn(10, generator=DRAW)  # what makes leaving a group out change everybody's figures
+
+
+def run(constraint="none", fvu=0.3, l0=40.0, own=0.0, fingerprint="rows", shared=0.01, seed=None, **more):
+    """Results of a run; `own` is how far its groups differ beside what all runs share."""
+    noise = own * torch.randn(10, generator=DRAW)
+    training = {"architecture": "relu", "constraint": constraint, "d_in": 8, "d_sae": 16}
+    if seed is not None:
+        training |= {"seed": seed, "recipe": constraint}
+    groups = {"scaled.fvu": (fvu + shared * HARD + noise).tolist(), "codes.l0": (l0 * (1 + 0.01 * HARD)).tolist()}
+    return {
+        "training": training | more,
+        "heldout": {"fingerprint": fingerprint, "scaled": {"fvu": fvu}, "codes": {"l0": l0}, "groups": groups},
+    }
+
+
+def of(comparison, path=FVU):
+    (found,) = [d for d in comparison.differences if d.figure.path == path]
+    return found
+
+
+def test_what_is_shared_does_not_widen_the_interval():
+    runs = {"a": run(), "b": run("mi", 0.31, own=0.001)}
+    (c,) = compare(runs)
+    d = of(c)
+    difference = torch.tensor(runs["b"]["heldout"]["groups"]["scaled.fvu"]) - torch.tensor(
+        runs["a"]["heldout"]["groups"]["scaled.fvu"]
+    )
+    half = stats.t.ppf(0.975, 9) * 3 * float(difference.std(correction=0))
+    assert d.interval == pytest.approx((0.01 - half, 0.01 + half), abs=1e-6)
+    assert (c.method, c.baseline, c.status, c.notes, d.verdict) == ("b", ("a",), "ok", (), "worse")
+    alone = Method({"a": runs["a"]}).interval(FVU)
+    assert alone[1] - alone[0] > 5 * 2 * half
+    other = compare({"a": run(), "b": run("mi", 0.31, own=0.001, fingerprint="others")})[0]
+    assert of(other).verdict == "within noise"
+    assert "measured on other rows" in other.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "verdict"),
+    [
+        ("heldout.scaled.fvu", -0.1, "better"),
+        ("heldout.scaled.fvu", 0.1, "worse"),
+        ("heldout.scaled.cosine", -0.1, "worse"),
+        ("heldout.scaled.cosine", 0.1, "better"),
+        ("heldout.scaled.norm_ratio", 0.1, None),
+        ("heldout.scaled.cosine", 0.0001, "within noise"),
+    ],
+)
+def test_verdicts(path, change, verdict):
+    runs = {"a": run(own=0.001), "b": run("mi", own=0.001)}
+    name = path.removeprefix("heldout.scaled.")
+    for number, results in enumerate(runs.values()):
+        value = 0.5 + number * change
+        results["heldout"]["scaled"][name] = value
+        noise = 0.001 * torch.randn(10, generator=DRAW)
+        results["heldout"]["groups"][f"scaled.{name}"] = (value + noise).tolist()
+    assert of(compare(runs)[0], path).verdict == verdict
+
+
+def test_without_intervals_there_is_no_verdict():
+    runs = {"a": run(), "b": run("mi", 0.9)}
+    runs["a"]["heldout"]["groups"] = {}
+    d = of(compare(runs)[0])
+    assert (d.difference, d.interval, d.verdict) == (pytest.approx(0.6), None, None)
+
+
+def test_intervals_that_a_part_gives():
+    runs = {"a": run(), "b": run("mi")}
+    for name, value in (("a", 0.9), ("b", 0.8)):
+        part = {"status": "ok", "ce_loss_score": value, "intervals": {"ce_loss_score": [value - 0.03, value + 0.03]}}
+        runs[name]["fidelity"] = part
+    d = of(compare(runs)[0], "fidelity.ce_loss_score")
+    half = 0.03 * math.sqrt(2)
+    assert d.interval == pytest.approx((-0.1 - half, -0.1 + half))
+    assert d.verdict == "worse"
+
+
+def test_another_sparsity_is_said():
+    (c,) = compare({"a": run(l0=53.9), "b": run("mi", l0=49.5)})
+    assert c.notes == ("not at like L0: 49.5 against 53.9",)
+    assert compare({"a": run(l0=50.0), "b": run("mi", l0=51.0)})[0].notes == ()
+
+
+def frontier():
+    """FVU falls linearly in log L0, by 0.1 from 20 to 40 and from 40 to 80."""
+    return {f"l0 {l0}": run(fvu=0.5 - 0.1 * math.log2(l0 / 20), l0=l0) for l0 in (80.0, 20.0, 40.0)}
+
+
+def test_the_baseline_is_taken_at_the_runs_own_l0():
+    fvu = 0.5 - 0.1 * math.log2(30 / 20)
+    (c,) = compare({**frontier(), "b": run("mi", fvu + 0.02, l0=30.0)})
+    assert c.baseline == ("l0 20.0", "l0 40.0")
+    assert c.notes == ()
+    d = of(c)
+    assert d.baseline == pytest.approx(fvu)
+    assert d.interval == pytest.approx((0.02, 0.02), abs=1e-6)  # all share their groups, and their L0 changes alike
+    assert d.verdict == "worse"
+    assert "heldout.codes.l0" not in {d.figure.path for d in c.differences}
+
+
+def test_at_like_fvu():
+    (c,) = compare({**frontier(), "b": run("mi", math.sqrt(0.5 * 0.4), l0=33.0)}, match="fvu")
+    assert c.baseline == ("l0 40.0", "l0 20.0")
+    assert of(c, "heldout.codes.l0").baseline == pytest.approx(30)
+
+
+@pytest.mark.parametrize("l0", [19.0, 90.0])
+def test_nothing_is_extrapolated(l0):
+    (c,) = compare({**frontier(), "b": run("mi", 0.4, l0=l0)})
+    assert (c.status, c.differences) == ("outside_frontier", ())
+    assert c.notes == (f"L0 {l0:.4g} is outside that of the baselines, 20 to 80",)
+    (near,) = compare({**frontier(), "b": run("mi", 0.4, l0=81.0)})
+    assert (near.status, near.baseline) == ("ok", ("l0 80.0",))
+
+
+def test_seeds_are_taken_together():
+    values = [0.30, 0.33, 0.36]
+    runs = {f"b{n}": run("mi", v, seed=n) for n, v in enumerate(values)}
+    (c,) = compare({"a": run(fvu=0.3), **runs})
+    assert (c.method, c.runs) == ("b0 and 2 more seeds", ("b0", "b1", "b2"))
+    d = of(c)
+    assert d.difference == pytest.approx(0.03)
+    low, high = stats.t.interval(0.95, 2, loc=0.03, scale=stats.sem(values))
+    assert d.interval == pytest.approx((low, high))  # wider than that over documents, which all share
+    assert d.verdict == "within noise"
+    both = {f"a{n}": run("none", v, seed=n) for n, v in enumerate((0.2, 0.21))}
+    spread = math.hypot(stats.sem(values), stats.sem([0.2, 0.21]))
+    half = stats.t.ppf(0.975, 1) * spread
+    assert of(compare({**both, **runs})[0]).interval == pytest.approx((0.125 - half, 0.125 + half))
+
+
+def test_a_copy_of_a_run_is_no_second_seed():
+    found = methods({"a": run(seed=1), "copy": run(seed=1), "b": run(seed=2), "old": run()})
+    assert [list(m.runs) for m in found] == [["a", "b"], ["copy"], ["old"]]
+
+
+def test_other_architectures_and_widths_are_no_baseline():
+    runs = {"a": run(), "b": run("mi", d_sae=32), "c": run("mi", architecture="topk"), "d": run("mi")}
+    assert [c.status for c in compare(runs)] == ["no_baseline", "no_baseline", "ok"]
+    assert [c.baseline for c in compare(runs, ["d"])] == [("d",)] * 3
+    with pytest.raises(SleaveError, match="The baseline x is not among the runs: a, b, c, d"):
+        compare(runs, ["x"])
+    with pytest.raises(SleaveError, match="match"):
+        compare(runs, match="l1")
+
+
+def test_a_run_that_was_not_measured():
+    runs = {"a": run(), "b": {"training": run("mi")["training"]}}
+    assert compare(runs)[0].status == "not_measured"
+
+
+def test_every_figure_has_a_name_and_a_place_of_its_own():
+    every = [f for figures in FIGURES.values() for f in figures]
+    assert len({f.name for f in every}) == len({f.path for f in every}) == len(every)
