@@ -13,6 +13,7 @@ from sleave.autoencoder.settings import CommonAutoencoderSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
+from sleave.behaviour.fidelity import FidelitySettings
 from sleave.evaluation.settings import HeldoutSettings
 from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
@@ -26,6 +27,7 @@ class EvaluationSettings(HeldoutSettings):
     """What is measured once a run is finished, and on how much."""
 
     passages: PassageSettings = PassageSettings()
+    fidelity: FidelitySettings = FidelitySettings()
 
 
 class Recipe(RunSettings):

@@ -100,6 +100,15 @@ def _heldout(subject: Subject) -> dict[str, Any]:
         return evaluate_rows(subject.sae, _counted(batches, advance), subject.scaling, most).to_dict()
 
 
+def _fidelity(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.fidelity import fidelity, heldout_contexts
+
+    recipe = subject.recipe
+    documents = recipe.evaluation.fidelity.documents
+    texts = heldout_contexts(recipe.corpus, recipe.harvest, subject.model.tokenizer, documents)
+    return fidelity(subject.sae, subject.model, subject.layer, texts, recipe.harvest.max_norm_ratio).to_dict()
+
+
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
         advance(len(batch), "")  # before: whoever has enough rows does not come back
@@ -121,6 +130,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "reconstruction, sparsity, utilisation, and how entangled codes and directions are",
             lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
             _heldout,
+        ),
+        "fidelity": Family(
+            "fidelity",
+            "what the language model loses when it goes on from reconstructions",
+            lambda settings: settings.fidelity.model_dump(mode="json"),
+            _fidelity,
         ),
     }
 )
