@@ -97,9 +97,7 @@ def heldout_contexts(
         SleaveError: the text is missing.
     """
     first: dict[int, Context] = {}
-    heldout = (
-        d for d in read_corpora(corpora, harvest.seed) if is_heldout(d, harvest.heldout_fraction, harvest.seed)
-    )
+    heldout = (d for d in read_corpora(corpora, harvest.seed) if is_heldout(d, harvest.heldout_fraction, harvest.seed))
     for context in contexts(enumerate(heldout), tokenizer, harvest):
         if context.document not in first and len(first) == documents:
             break
@@ -206,7 +204,7 @@ def _losses(
             parts[f"ce_{name}"].append((total - logits.gather(1, token)[:, 0]) * counts)
             if name != "mean":
                 parts[f"kl_{name}"].append(total - _dot(p, logits) - entropy)
-    return {"targets": has_target.cpu(), **{name: torch.cat(values).cpu() for name, values in parts.items()}}
+    return {"targets": has_target.float().cpu(), **{name: torch.cat(values).cpu() for name, values in parts.items()}}
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
