@@ -14,6 +14,7 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
 from sleave.behaviour.fidelity import FidelitySettings
+from sleave.behaviour.probing import ProbingSettings
 from sleave.evaluation.settings import HeldoutSettings
 from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
@@ -28,6 +29,7 @@ class EvaluationSettings(HeldoutSettings):
 
     passages: PassageSettings = PassageSettings()
     fidelity: FidelitySettings = FidelitySettings()
+    probing: ProbingSettings = ProbingSettings()
 
 
 class Recipe(RunSettings):

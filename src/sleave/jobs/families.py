@@ -109,6 +109,13 @@ def _fidelity(subject: Subject) -> dict[str, Any]:
     return fidelity(subject.sae, subject.model, subject.layer, texts, recipe.harvest.max_norm_ratio).to_dict()
 
 
+def _probing(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.probing import probing
+
+    settings = subject.recipe.evaluation.probing
+    return probing(subject.sae, subject.model, subject.layer, subject.passages, settings).to_dict()
+
+
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
         advance(len(batch), "")  # before: whoever has enough rows does not come back
@@ -136,6 +143,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "what the language model loses when it goes on from reconstructions",
             lambda settings: settings.fidelity.model_dump(mode="json"),
             _fidelity,
+        ),
+        "probing": Family(
+            "sparse probes",
+            "how well one, two or five features tell a passage's topic",
+            lambda settings: settings.model_dump(mode="json", include={"probing", "passages"}),
+            _probing,
         ),
     }
 )
