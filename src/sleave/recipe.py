@@ -13,6 +13,7 @@ from sleave.autoencoder.settings import CommonAutoencoderSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
+from sleave.behaviour.absorption import AbsorptionSettings
 from sleave.behaviour.fidelity import FidelitySettings
 from sleave.behaviour.probing import ProbingSettings
 from sleave.evaluation.settings import HeldoutSettings
@@ -30,6 +31,7 @@ class EvaluationSettings(HeldoutSettings):
     passages: PassageSettings = PassageSettings()
     fidelity: FidelitySettings = FidelitySettings()
     probing: ProbingSettings = ProbingSettings()
+    absorption: AbsorptionSettings = AbsorptionSettings()
 
 
 class Recipe(RunSettings):

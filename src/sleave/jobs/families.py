@@ -116,6 +116,12 @@ def _probing(subject: Subject) -> dict[str, Any]:
     return probing(subject.sae, subject.model, subject.layer, subject.passages, settings).to_dict()
 
 
+def _absorption(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.absorption import absorption
+
+    return absorption(subject.sae, subject.model, subject.layer, subject.recipe.evaluation.absorption).to_dict()
+
+
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
         advance(len(batch), "")  # before: whoever has enough rows does not come back
@@ -149,6 +155,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "how well one, two or five features tell a passage's topic",
             lambda settings: settings.model_dump(mode="json", include={"probing", "passages"}),
             _probing,
+        ),
+        "absorption": Family(
+            "absorption",
+            "how often features of a word's first letter are silent because another stands in",
+            lambda settings: settings.absorption.model_dump(mode="json"),
+            _absorption,
         ),
     }
 )
