@@ -17,6 +17,7 @@ from sleave.behaviour.absorption import AbsorptionSettings
 from sleave.behaviour.fidelity import FidelitySettings
 from sleave.behaviour.probing import ProbingSettings
 from sleave.evaluation.settings import HeldoutSettings
+from sleave.ground_truth.settings import GroundTruthSettings
 from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
 from sleave.training.settings import RunSettings
@@ -32,6 +33,7 @@ class EvaluationSettings(HeldoutSettings):
     fidelity: FidelitySettings = FidelitySettings()
     probing: ProbingSettings = ProbingSettings()
     absorption: AbsorptionSettings = AbsorptionSettings()
+    ground_truth: GroundTruthSettings = GroundTruthSettings()
 
 
 class Recipe(RunSettings):

@@ -116,7 +116,8 @@ def absorption(
         settings: how many words.
 
     Returns:
-        the figures, with `no_letter_features` if it has none; or `cannot_spell`, with how well it does; `too_few_words`, `no_letter_tokens` or `not_installed`.
+        the figures, with `no_letter_features` if it has none; or `cannot_spell`, with how well it does;
+        `too_few_words`, `no_letter_tokens` or `not_installed`.
 
     Reference: Chanin et al. 2024, arXiv 2409.14507; by projection on the probe instead of ablation, which works at any
         layer, as in Karvonen et al. 2025, arXiv 2503.09532 (SAEBench). What the probe reads is taken from b_dec on,

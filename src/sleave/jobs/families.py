@@ -122,6 +122,12 @@ def _absorption(subject: Subject) -> dict[str, Any]:
     return absorption(subject.sae, subject.model, subject.layer, subject.recipe.evaluation.absorption).to_dict()
 
 
+def _ground_truth(subject: Subject) -> dict[str, Any]:
+    from sleave.ground_truth.toy import ground_truth
+
+    return ground_truth(subject.recipe, subject.recipe.evaluation.ground_truth).to_dict()
+
+
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
         advance(len(batch), "")  # before: whoever has enough rows does not come back
@@ -161,6 +167,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "how often features of a word's first letter are silent because another stands in",
             lambda settings: settings.absorption.model_dump(mode="json"),
             _absorption,
+        ),
+        "ground_truth": Family(
+            "known features",
+            "how well the same architecture and constraint find synthetic features that are known",
+            lambda settings: settings.ground_truth.model_dump(mode="json"),
+            _ground_truth,
         ),
     }
 )
