@@ -92,9 +92,10 @@ def ground_truth(run: RunSettings, settings: GroundTruthSettings) -> GroundTruth
     """Train autoencoders of a run's architecture and constraint on activations made of known features.
 
     Args:
-        run: what is taken of it: architecture and constraint with their settings (k is the true L0, and pairs for each
-            feature stay as many), warm-ups in proportion, the optimizer's kind. Directions begin at random: few features
-            fire on a row here, so that rows, as the run's may begin with, are the commonest features again and again.
+        run: what is taken of it: architecture and constraint with their settings (k is the true L0, rounded up, and pairs for each
+            feature stay as many), warm-ups in proportion, the optimizer's kind. Directions begin at random: so few
+            features fire on a row here that rows, with which the run's may begin, are the commonest features again and
+            again.
         settings: how many, how long.
 
     Returns:
@@ -110,7 +111,7 @@ def ground_truth(run: RunSettings, settings: GroundTruthSettings) -> GroundTruth
             world = make_world(seed, ROWS + HELDOUT)
             true_l0.append(float((world.acts > 0).sum(dim=1).double().mean()))
             for results, kind in zip(found, kinds, strict=True):
-                sae = train(toy_settings(kind, seed, settings.steps, round(true_l0[-1])), world.x[:ROWS], shown)
+                sae = train(toy_settings(kind, seed, settings.steps, math.ceil(true_l0[-1])), world.x[:ROWS], shown)
                 results.append(recovery(sae, World(world.directions, world.x[ROWS:], world.acts[ROWS:])))
     own = [asdict(r) for r in found[0]]
     figures, intervals = _over_seeds(own)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 FEATURES = 128
 D_IN = 64  # fewer than features: they are in superposition
+MOODS = 4  # what correlates them: Gaussian factors of each row
+SHARED = 0.6  # of what decides whether a feature fires is those, the rest is its own
 DUPLICATES = 8
 DUPLICATE_COSINE = 0.9
 
@@ -39,9 +41,9 @@ def installed() -> bool:
 def make_world(seed: int, rows: int) -> World:
     """Draw a world and activations of it.
 
-    128 features in 64 dimensions fire at rates from 0.15 down to 0.01, some together (a low-rank Gaussian copula); 8 of
-    them are parents without which their 3 children each, and theirs, do not fire; and of the others, 8 point almost
-    the way that another 8 do (cosine 0.9).
+    128 features in 64 dimensions fire at rates from 0.15 down to 0.01, correlated as four Gaussian factors make them
+    (up to 0.6 before they are cut into firing and not); 4 of them are parents without which their 3 children each, and
+    these children's, do not fire; and of the others, 8 point almost the way that another 8 do (cosine 0.9).
 
     Args:
         seed: of the world and of the rows.
@@ -51,18 +53,21 @@ def make_world(seed: int, rows: int) -> World:
         warnings.simplefilter("ignore")  # of packages that SAELens imports
         from sae_lens import synthetic
 
+    moods = torch.randn(FEATURES, MOODS, generator=torch.Generator().manual_seed(seed))
     model = synthetic.SyntheticModel(
         synthetic.SyntheticModelConfig(
             num_features=FEATURES,
             hidden_dim=D_IN,
             firing_probability=synthetic.ZipfianFiringProbabilityConfig(exponent=0.6, max_prob=0.15, min_prob=0.01),
             hierarchy=synthetic.HierarchyConfig(
-                total_root_nodes=8, branching_factor=3, max_depth=2, compensate_probabilities=True
+                total_root_nodes=4, branching_factor=3, max_depth=2, compensate_probabilities=True
             ),
-            correlation=synthetic.LowRankCorrelationConfig(rank=8, correlation_scale=0.2, seed=seed),
             std_firing_magnitudes=0.2,
             seed=seed,
-        )
+        ),
+        correlation_matrix=synthetic.LowRankCorrelationMatrix(
+            SHARED**0.5 * torch.nn.functional.normalize(moods, dim=1), torch.full((FEATURES,), 1 - SHARED)
+        ),
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
