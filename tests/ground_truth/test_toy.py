@@ -1,6 +1,8 @@
 """A small world is what it says, recovery is SAELens's, and the constraint is compared with its absence."""
 
 import json
+import sys
+from types import ModuleType
 
 import peers  # noqa: F401  (before SAELens, so that it imports without warnings)
 import pytest
@@ -143,8 +145,9 @@ def test_known_features_are_found(world):
     assert found.fvu < 0.1
 
 
-def test_without_sae_lens(monkeypatch):
-    monkeypatch.setattr(toy, "installed", lambda: False)
+@pytest.mark.parametrize("there", [None, ModuleType("sae_lens.synthetic")])
+def test_without_sae_lens_or_with_an_old_one(there, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sae_lens.synthetic", there)
     found = ground_truth(run_settings(), SHORT)
     assert found.status == "not_installed"
     assert "pip install 'sleave[synthetic]'" in found.why

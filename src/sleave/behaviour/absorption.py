@@ -129,7 +129,8 @@ def absorption(
     counts = torch.tensor([w.letter for w in words], dtype=torch.long).bincount(minlength=len(LETTERS))
     words = [w for w in words if counts[w.letter] >= LEAST]
     if len(words) < max(2 * LEAST, ASKED + EXAMPLES):
-        return Result("too_few_words", f"The tokenizer has {LEAST} words of one token for too few letters.")
+        why = f"The tokenizer has {len(words)} one-token words of letters with {LEAST} or more; {2 * LEAST} are needed."
+        return Result("too_few_words", why)
     random.Random(0).shuffle(words)
     lists = SpellingLists(model.tokenizer, words)
     if lists.answers is None:

@@ -92,10 +92,10 @@ def ground_truth(run: RunSettings, settings: GroundTruthSettings) -> GroundTruth
     """Train autoencoders of a run's architecture and constraint on activations made of known features.
 
     Args:
-        run: what is taken of it: architecture and constraint with their settings (k is the true L0, rounded up, and pairs for each
-            feature stay as many), warm-ups in proportion, the optimizer's kind. Directions begin at random: so few
-            features fire on a row here that rows, with which the run's may begin, are the commonest features again and
-            again.
+        run: what is taken of it: architecture and constraint with their settings (k is the true L0, rounded up, and
+            pairs for each feature stay as many), warm-ups in proportion, the optimizer's kind. Directions begin at
+            random: so few features fire on a row here that rows, with which the run's may begin, are the commonest
+            features again and again.
         settings: how many, how long.
 
     Returns:

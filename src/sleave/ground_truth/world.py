@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,7 +36,16 @@ class World:
 
 def installed() -> bool:
     """Whether SAELens is there, and new enough to have synthetic models."""
-    return find_spec("sae_lens") is not None and find_spec("sae_lens.synthetic.synthetic_model") is not None
+    try:
+        return hasattr(_synthetic(), "SyntheticModel")
+    except ImportError:
+        return False
+
+
+def _synthetic() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that SAELens imports
+        return import_module("sae_lens.synthetic")
 
 
 def make_world(seed: int, rows: int) -> World:
@@ -49,10 +59,7 @@ def make_world(seed: int, rows: int) -> World:
         seed: of the world and of the rows.
         rows: how many.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of packages that SAELens imports
-        from sae_lens import synthetic
-
+    synthetic = _synthetic()
     moods = torch.randn(FEATURES, MOODS, generator=torch.Generator().manual_seed(seed))
     model = synthetic.SyntheticModel(
         synthetic.SyntheticModelConfig(
