@@ -13,7 +13,11 @@ from sleave.autoencoder.settings import CommonAutoencoderSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import parse
+from sleave.behaviour.absorption import AbsorptionSettings
+from sleave.behaviour.fidelity import FidelitySettings
+from sleave.behaviour.probing import ProbingSettings
 from sleave.evaluation.settings import HeldoutSettings
+from sleave.ground_truth.settings import GroundTruthSettings
 from sleave.language.passages import PassageSettings
 from sleave.language.settings import CorpusSettings, HarvestSettings, ModelSettings
 from sleave.training.settings import RunSettings
@@ -27,6 +31,10 @@ class EvaluationSettings(HeldoutSettings):
     """What is measured once a run is finished, and on how much."""
 
     passages: PassageSettings = PassageSettings()
+    fidelity: FidelitySettings = FidelitySettings()
+    probing: ProbingSettings = ProbingSettings()
+    absorption: AbsorptionSettings = AbsorptionSettings()
+    ground_truth: GroundTruthSettings = GroundTruthSettings()
     unlearning: UnlearningSettings = UnlearningSettings()
 
 

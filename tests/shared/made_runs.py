@@ -10,9 +10,9 @@ import tomli_w
 import torch
 from planted import activations, trained, with_copies
 
+from sleave.activations.rows import Origin, Rows
 from sleave.auditing.audit import audit_rows
 from sleave.auditing.results import Audit
-from sleave.auditing.rows import Origin, Rows
 
 HOSTILE = [
     "</script><script>window.hacked=1</script>",
@@ -54,7 +54,11 @@ def make_run(
     (path / "config.toml").write_text(tomli_w.dumps(values | config), encoding="utf-8")
     lines = [{"step": n, "fvu": 1 / n, "l0": 40 + n % 7, "loss": 100 / n, "dead": n // 20} for n in range(1, steps + 1)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    measured = {"training": {"steps": steps, "architecture": "relu", "constraint": "none"}, "heldout": heldout()}
+    measured = {
+        "schema": 2,
+        "training": {"steps": steps, "architecture": "relu", "constraint": "none"},
+        "heldout": heldout(),
+    }
     (path / "results.json").write_text(json.dumps(measured | (results or {})), encoding="utf-8")
     if audit is not None:
         (path / "audit.json").write_text(json.dumps(audit.to_dict()), encoding="utf-8")

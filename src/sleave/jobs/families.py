@@ -157,6 +157,34 @@ def _heldout(subject: Subject) -> dict[str, Any]:
     return {"status": "ok", **found.to_dict()}
 
 
+def _fidelity(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.fidelity import fidelity, heldout_contexts
+
+    recipe = subject.recipe
+    documents = recipe.evaluation.fidelity.documents
+    texts = heldout_contexts(recipe.corpus, recipe.harvest, subject.model.tokenizer, documents)
+    return fidelity(subject.sae, subject.model, subject.layer, texts, recipe.harvest.max_norm_ratio).to_dict()
+
+
+def _probing(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.probing import probing
+
+    settings = subject.recipe.evaluation.probing
+    return probing(subject.sae, subject.model, subject.layer, subject.passages, settings).to_dict()
+
+
+def _absorption(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.absorption import absorption
+
+    return absorption(subject.sae, subject.model, subject.layer, subject.recipe.evaluation.absorption).to_dict()
+
+
+def _ground_truth(subject: Subject) -> dict[str, Any]:
+    from sleave.ground_truth.toy import ground_truth
+
+    return ground_truth(subject.recipe, subject.recipe.evaluation.ground_truth).to_dict()
+
+
 def _counted(batches: Iterator[Tensor], advance: Advance) -> Iterator[Tensor]:
     for batch in batches:
         advance(len(batch), "")  # before: whoever has enough rows does not come back
@@ -211,17 +239,41 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             lambda settings: settings.model_dump(mode="json", include={"max_rows", "groups"}),
             _heldout,
         ),
-        "unlearning": Family(
-            "unlearning",
-            "how well clamping features takes a topic from the model's answers, within limits on what it costs",
-            lambda settings: settings.model_dump(mode="json", include={"unlearning", "passages"}),
-            _unlearning,
-        ),
         "audit": Family(
             "audit",
             "the most entangled pairs of features, near-duplicates and suspects, with texts, in audit.json",
             lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
             _audit,
+        ),
+        "fidelity": Family(
+            "fidelity",
+            "what the language model loses when it goes on from reconstructions",
+            lambda settings: settings.fidelity.model_dump(mode="json"),
+            _fidelity,
+        ),
+        "probing": Family(
+            "sparse probes",
+            "how well one, two or five features tell a passage's topic",
+            lambda settings: settings.model_dump(mode="json", include={"probing", "passages"}),
+            _probing,
+        ),
+        "absorption": Family(
+            "absorption",
+            "how often features of a word's first letter are silent because another stands in",
+            lambda settings: settings.absorption.model_dump(mode="json"),
+            _absorption,
+        ),
+        "ground_truth": Family(
+            "known features",
+            "how well the same architecture and constraint find synthetic features that are known",
+            lambda settings: settings.ground_truth.model_dump(mode="json"),
+            _ground_truth,
+        ),
+        "unlearning": Family(
+            "unlearning",
+            "how well clamping features takes a topic from the model's answers, within limits on what it costs",
+            lambda settings: settings.model_dump(mode="json", include={"unlearning", "passages"}),
+            _unlearning,
         ),
     }
 )

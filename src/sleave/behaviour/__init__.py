@@ -1,0 +1,1 @@
+"""What a language model does with an autoencoder in it, and what the autoencoder's features know of text."""

@@ -1,0 +1,1 @@
+"""Autoencoders trained on synthetic activations whose features are known."""
