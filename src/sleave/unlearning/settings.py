@@ -15,7 +15,7 @@ class ForgettingSettings(Settings):
 
     topics: tuple[str, ...] = ()
     """Which topics to forget, one after the other; all of them when empty."""
-    documents: Annotated[int, Field(ge=8)] = 84
+    documents: Annotated[int, Field(ge=8)] = 64
     """Known items of the topic, and as many of the others: so many to choose a configuration by (dev), and so many
     others to report (test)."""
     retain_accuracy: Annotated[float, Field(ge=0, le=1)] = 0.99
