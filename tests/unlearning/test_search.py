@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sleave.unlearning.forgetting import Task
 from sleave.unlearning.results import Found, TopicResult, is_clear, summarised
-from sleave.unlearning.search import SCALED, Grid, Limits, Trial, best, bootstrap, by_rates, configurations, search
+from sleave.unlearning.search import SCALED, Grid, Limits, Trial, best, by_rates, configurations, search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GRID = Grid((0.5, 2.0), (1, 3), (0.5, 4.0))
@@ -62,7 +62,7 @@ def test_the_best_is_that_of_brute_force(task, trials, settings):
     for least, rise in product((0.5, 0.9, 1.0), (0.001, 0.05, 10.0)):
         limits = Limits(least, rise)
         kept = [t for t in trials if t.retain >= least and task.dev.ce_rise(t.change) <= rise]
-        found = best(trials, task.test, limits, 0)
+        found = best(trials, task.test, limits)
         assert found.status == ("ok" if kept else "infeasible")
         if kept:
             assert found.dev.forget == min(t.forget for t in kept)
@@ -78,31 +78,22 @@ def test_documents_that_are_not_touched_are_right(task, trials):
 
 def test_limits_that_the_test_documents_break_are_named(task, trials):
     harmful = next(t for t in trials if task.test.retain(t.change) < 1 and task.test.ce_rise(t.change) > 0)
-    free = best([harmful], task.test, Limits(0.0), 0)
+    free = best([harmful], task.test, Limits(0.0))
     assert free.violations == ()
     trial = Trial(harmful.configuration, harmful.change, task.dev)
     vars(trial).update(retain=1.0, ce_rise=0.0)  # as if it did no harm to the dev documents
-    broken = best([trial], task.test, Limits(1.0, 0.0), 0)
+    broken = best([trial], task.test, Limits(1.0, 0.0))
     assert broken.score == free.score
     assert [v.split(" 0")[0] for v in broken.violations] == ["retain accuracy", "the loss rises by"]
 
 
 def test_no_feature_that_fires_on_the_topic(task, dictionary):
     order = by_rates(torch.zeros(30), torch.zeros(30))
-    assert best(search(task.dev, dictionary, order, GRID), task.test, Limits(0), 0).status == "no_candidates"
+    assert best(search(task.dev, dictionary, order, GRID), task.test, Limits(0)).status == "no_candidates"
 
 
 def test_too_few_known_documents(questions):
     assert Task.of(questions, 0, 7) is None
-
-
-def test_the_bootstrap_holds_the_mean_and_narrows():
-    values = (torch.arange(400) % 4 == 0).float()
-    low, high = bootstrap(values, 0)
-    assert low < 0.25 < high
-    assert high - low == pytest.approx(2 * 1.96 * (0.25 * 0.75 / 400) ** 0.5, rel=0.1)
-    few = bootstrap(values[:40], 0)
-    assert few[1] - few[0] > 2 * (high - low)
 
 
 def result(headline: Found, **controls: Found) -> TopicResult:
@@ -119,6 +110,7 @@ def test_topics_together():
     assert not is_clear(none)
     both = summarised([good, poor, none])
     assert (both.status, both.headline, both.clear) == ("ok", pytest.approx(0.4), 1)
+    assert both.random == pytest.approx(0.1)
     half = (0.1**2 + 0.1**2) ** 0.5 / 2
     assert both.intervals["headline"] == pytest.approx((0.4 - half, 0.4 + half))
     nothing = summarised([none])

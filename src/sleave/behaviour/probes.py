@@ -1,12 +1,13 @@
-"""Logistic regression on few features or on raw activations, and which features tell two classes apart."""
+"""Logistic regression on features, activations or final states, and which features tell two classes apart."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from sleave.behaviour.results import Result
@@ -48,6 +49,54 @@ def fit_probe(x: Float[Tensor, "rows columns"], yes: Bool[Tensor, " rows"], regu
     model.fit(((x - mean) / scale).numpy(), yes.numpy())
     weight = torch.from_numpy(model.coef_[0]) / scale
     return Probe(weight.float(), float(model.intercept_[0] - mean @ weight))
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Several probes of the same thing.
+
+    Attributes:
+        weight: (probes, topics, d_in).
+        bias: (probes, topics).
+    """
+
+    weight: Float[Tensor, "probes topics d_in"]
+    bias: Float[Tensor, "probes topics"]
+
+    def topics(self, pooled: Float[Tensor, "documents d_in"]) -> Int64[Tensor, "probes documents"]:
+        """The topic that each probe gives each document."""
+        return (pooled @ self.weight.transpose(1, 2) + self.bias[:, None]).argmax(dim=2)
+
+
+def fit_probes(
+    pooled: Float[Tensor, "documents d_in"], topic: Int64[Tensor, " documents"], count: int, seed: int
+) -> Probes:
+    """Fit probes (multinomial logistic regressions), each to another bootstrap sample of the documents.
+
+    Args:
+        pooled: mean states.
+        topic: the topic of each document, from 0; every topic is there.
+        count: how many probes.
+        seed: of the samples.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    regression = LogisticRegression(C=0.1, max_iter=1000)
+    mean, scale = pooled.mean(0), 1 / pooled.std(0).clamp_min(1e-6)
+    x, y = ((pooled - mean) * scale).numpy(), topic.numpy()
+    drawn = np.random.default_rng(seed)
+    weights, biases = [], []
+    for _ in range(count):
+        # Within each topic, so that none is lost.
+        rows = np.concatenate([drawn.choice(own, len(own)) for own in (np.flatnonzero(y == t) for t in np.unique(y))])
+        fitted = regression.fit(x[rows], y[rows])
+        weight = torch.from_numpy(np.atleast_2d(fitted.coef_)).float()
+        bias = torch.from_numpy(np.atleast_1d(fitted.intercept_)).float()
+        if len(weight) == 1:  # of two topics, scikit-learn gives the second's logit over the first's
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        weights.append(weight * scale)
+        biases.append(bias - (weight * scale) @ mean)
+    return Probes(torch.stack(weights), torch.stack(biases))
 
 
 def separation(codes: Float[Tensor, "rows d_sae"], yes: Bool[Tensor, " rows"]) -> Float[Tensor, " d_sae"]:

@@ -69,6 +69,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
         ),
         "language model": (
             Figure("CE loss score", "fidelity.ce_loss_score", ".4f", "higher"),
+            Figure("CE loss score, against the mean", "fidelity.ce_loss_score_mean", ".4f", "higher"),
             Figure("KL divergence score", "fidelity.kl_div_score", ".4f", "higher"),
         ),
         "probing": (
@@ -81,7 +82,12 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
             Figure("uniqueness", "ground_truth.uniqueness", ".3f", "higher"),
             Figure("F1", "ground_truth.f1", ".3f", "higher"),
         ),
-        "unlearning": (Figure("unlearning", "unlearning.headline", ".3f", "higher"),),
+        "unlearning": (
+            Figure("unlearning", "unlearning.headline", ".3f", "higher"),
+            Figure("unlearning, CE not limited", "unlearning.published_form", ".3f"),
+            Figure("rise of CE then, nats", "unlearning.published_ce_rise", ".3f"),
+            Figure("unlearning by random features", "unlearning.random", ".3f"),
+        ),
         "cost": (
             Figure("seconds/step", "training.seconds_per_step", ".3f", "lower"),
             Figure("peak memory, GB", "training.peak_memory_bytes", "GB", "lower"),

@@ -206,9 +206,12 @@ def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], Tensor | None, floa
 
 
 def _unlearning(subject: Subject) -> dict[str, Any]:
+    from sleave.behaviour.probes import NOT_INSTALLED, installed
     from sleave.unlearning.forgetting import forget
     from sleave.unlearning.results import summarised
 
+    if not installed():
+        return NOT_INSTALLED.to_dict()
     settings = subject.recipe.evaluation.unlearning
     found = asdict(summarised(forget(subject.sae, subject.topics(), subject.scaling, settings)))
     if (asked := settings.multiple_choice) is not None:

@@ -13,10 +13,10 @@ from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError, nearest
 from sleave.base.progress import progress
+from sleave.behaviour.probes import fit_probes
 from sleave.unlearning.controls import matched_random, only, probe_direction, random_dictionary
 from sleave.unlearning.dictionary import Dictionary, dictionary_of
 from sleave.unlearning.documents import Change
-from sleave.unlearning.probes import fit_probes
 from sleave.unlearning.questions import Questions
 from sleave.unlearning.results import Found, TopicResult
 from sleave.unlearning.search import (
@@ -121,7 +121,7 @@ def _forget_one(
     limits = Limits(settings.retain_accuracy, settings.ce_rise)
     order = task.order(dictionary)
     trials = task.search(dictionary, order, SCALED, "scaled grid")
-    headline = best(trials, task.test, limits, settings.seed)
+    headline = best(trials, task.test, limits)
     published = task.search(dictionary, order, PUBLISHED, "published grid")
     controls = _controls(task, dictionary, order, scaling, limits, settings.seed) if settings.controls else {}
     change = change_of(dictionary, headline.configuration, absolute=False) if headline.configuration else None
@@ -129,8 +129,8 @@ def _forget_one(
         topic=name,
         status=headline.status,
         headline=headline,
-        published_form=best(trials, task.test, replace(limits, ce_rise=math.inf), settings.seed),
-        published_grid=best(published, task.test, replace(limits, ce_rise=math.inf), settings.seed),
+        published_form=best(trials, task.test, replace(limits, ce_rise=math.inf)),
+        published_grid=best(published, task.test, replace(limits, ce_rise=math.inf)),
         controls=controls,
         curve=_curve(trials, limits),
         refitted=None if change is None else _refitted(task, change),
@@ -156,7 +156,7 @@ def _controls(
         "zero ablation": (dictionary, order, ZERO),
         "probe direction": (probe, only(), SCALED),
     }
-    return {name: best(task.search(*what, name), task.test, limits, seed) for name, what in tried.items()}
+    return {name: best(task.search(*what, name), task.test, limits) for name, what in tried.items()}
 
 
 def _curve(trials: Sequence[Trial], limits: Limits) -> tuple[tuple[float, float], ...]:

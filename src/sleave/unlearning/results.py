@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +114,8 @@ class UnlearningResult:
         why: what that status means.
         headline: the mean of the topics' headlines, over those that have one.
         intervals: its 95% interval, from those of the topics.
+        published_form, published_ce_rise: the same without the limit on the loss, and by how much it then rises.
+        random: the mean of the highest random control of each topic.
         clear: on how many topics the whole interval is above those of all random controls.
         topics: each topic.
     """
@@ -121,28 +124,49 @@ class UnlearningResult:
     why: str
     headline: float | None
     intervals: Mapping[str, tuple[float, float]]
+    published_form: float | None
+    published_ce_rise: float | None
+    random: float | None
     clear: int | None
     topics: tuple[TopicResult, ...]
 
 
 def summarised(topics: Sequence[TopicResult]) -> UnlearningResult:
     """The topics together; their documents are different ones, so their errors are independent."""
-    done = [t.headline for t in topics if t.headline.score is not None and t.headline.interval is not None]
+    done = [t for t in topics if t.headline.interval is not None]
     if not done:
         status = topics[0].status
-        return UnlearningResult(status, WHY[status], None, {}, None, tuple(topics))
-    mean = sum(f.score for f in done if f.score is not None) / len(done)
-    half = math.hypot(*((f.interval[1] - f.interval[0]) / 2 for f in done if f.interval)) / len(done)
-    interval = (max(0.0, mean - half), min(1.0, mean + half))
-    controlled = [is_clear(t) for t in topics if t.controls]
+        return UnlearningResult(status, WHY[status], None, {}, None, None, None, None, tuple(topics))
+    headline = statistics.fmean(t.headline.score or 0.0 for t in done)
+    half = math.hypot(*((t.headline.interval[1] - t.headline.interval[0]) / 2 for t in done if t.headline.interval))
+    low, high = headline - half / len(done), headline + half / len(done)
+    free = [t.published_form for t in done]
+    controlled = [t for t in done if t.controls]
     return UnlearningResult(
-        "ok", "", mean, {"headline": interval}, sum(controlled) if controlled else None, tuple(topics)
+        status="ok",
+        why="",
+        headline=headline,
+        intervals={"headline": (max(0.0, low), min(1.0, high))},
+        published_form=_mean(f.score for f in free),
+        published_ce_rise=_mean(f.test.ce_rise for f in free if f.test is not None),
+        random=_mean(max(f.score or 0.0 for f in randoms(t)) for t in controlled),
+        clear=sum(map(is_clear, controlled)) if controlled else None,
+        topics=tuple(topics),
     )
+
+
+def randoms(topic: TopicResult) -> list[Found]:
+    """The random controls."""
+    return [found for name, found in topic.controls.items() if name.startswith("random")]
 
 
 def is_clear(topic: TopicResult) -> bool:
     """Whether the whole interval of the headline is above those of all random controls."""
     if topic.headline.interval is None:
         return False
-    random = [f.interval[1] for name, f in topic.controls.items() if name.startswith("random") and f.interval]
-    return topic.headline.interval[0] > max(random, default=0.0)
+    return topic.headline.interval[0] > max((f.interval[1] for f in randoms(topic) if f.interval), default=0.0)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [v for v in values if v is not None]
+    return statistics.fmean(there) if there else None

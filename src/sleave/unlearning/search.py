@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sleave.behaviour.results import figures_and_intervals
 from sleave.unlearning.dictionary import Dictionary
 from sleave.unlearning.documents import Change, Documents, Judge
 from sleave.unlearning.results import Configuration, Found, Outcome
 
-RESAMPLES = 2000
 Order = Callable[[float], Int64[Tensor, " features"]]
 """From tau, features by how well they suit: those to be clamped first come first."""
 
@@ -193,42 +193,35 @@ def search(
     return sorted(trials, key=lambda t: (t.forget, len(t.configuration.features), t.configuration.m))
 
 
-def best(trials: Sequence[Trial], test: Asked, limits: Limits, seed: int) -> Found:
+def best(trials: Sequence[Trial], test: Asked, limits: Limits) -> Found:
     """The first configuration that keeps within the limits on the dev documents, on the test documents.
 
     Args:
         trials: of one grid, best first.
         test: the documents to report.
         limits: what must be kept to.
-        seed: of the bootstrap.
     """
     if not trials:
         return Found("no_candidates")
     for trial in trials:
         if trial.retain >= limits.retain and (limits.ce_rise == math.inf or trial.ce_rise <= limits.ce_rise):
-            return _reported(trial, test, limits, len(trials), seed)
+            return _reported(trial, test, limits, len(trials))
     return Found("infeasible", tried=len(trials))
 
 
-def _reported(trial: Trial, test: Asked, limits: Limits, tried: int, seed: int) -> Found:
+def _reported(trial: Trial, test: Asked, limits: Limits, tried: int) -> Found:
     forget, retain, rise = test.forget(trial.change), test.retain(trial.change), test.ce_rise(trial.change)
+    sums = torch.stack([1 - forget, torch.ones_like(forget)], dim=1).double()
+    found, intervals = figures_and_intervals(sums, lambda s: {"score": s[..., 0] / s[..., 1]})
     broken = [f"retain accuracy {retain:.3f} < {limits.retain}"] * (retain < limits.retain)
     broken += [f"the loss rises by {rise:.3f} > {limits.ce_rise}"] * (rise > limits.ce_rise)
     return Found(
         "ok",
-        float(1 - forget.mean()),
-        bootstrap(1 - forget, seed),
+        found["score"],
+        intervals["score"],
         trial.configuration,
         Outcome(trial.forget, trial.retain, trial.ce_rise),
         Outcome(float(forget.mean()), retain, rise),
         tuple(broken),
         tried,
     )
-
-
-def bootstrap(values: Float[Tensor, " documents"], seed: int) -> tuple[float, float]:
-    """The central 95% of the means of resampled documents."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
-    low, high = values[drawn].mean(dim=1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return low, high

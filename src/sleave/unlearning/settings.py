@@ -25,7 +25,7 @@ class ForgettingSettings(Settings):
     controls: bool = True
     """Whether to run the controls, too: they take most of the time."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the bootstrap samples and of the random controls."""
+    """Of the samples that the probes are fitted to, and of the random controls."""
 
 
 class MultipleChoiceSettings(ForgettingSettings):

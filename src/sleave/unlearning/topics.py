@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from sleave.base.errors import SleaveError
+from sleave.behaviour.probes import fit_probes
 from sleave.language.passages import Passage
 from sleave.language.whole import WholeModel
 from sleave.unlearning.documents import Documents
 from sleave.unlearning.forgetting import FEW
-from sleave.unlearning.probes import fit_probes, probe_judge
+from sleave.unlearning.probes import probe_judge
 from sleave.unlearning.questions import Questions
 from sleave.unlearning.settings import UnlearningSettings
 
@@ -26,7 +27,7 @@ def read_topics(
     """Read passages, fit the probes, and find out which of the other passages all of them know.
 
     Raises:
-        SleaveError: fewer than two topics have enough passages, or scikit-learn is not installed.
+        SleaveError: fewer than two topics have enough passages.
     """
     by_topic: dict[str, list[Passage]] = {}
     for passage in passages:
