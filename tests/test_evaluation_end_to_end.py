@@ -1,4 +1,4 @@
-"""Every family of metrics, and the page, on the real model: once, on little."""
+"""Families of metrics, the table and the page, on the real model: once, on little."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import pytest
 from gemma import gemma_recipe
 
 from sleave import jobs
+from sleave.cli import main
 
 LITTLE = {
-    "passages": {"corpus": [{"kind": "packaged", "name": "news"}]},
+    "groups": 4,
+    "fidelity": {"documents": 8},
+    "probing": {"passages_per_topic": 40},
     "unlearning": {"train": 20, "documents": 8, "topics": ["Sport"], "controls": False},
 }
 
@@ -22,7 +25,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.real_model
-def test_unlearning(run):
+def test_unlearning_a_topic(run):
     found = jobs.evaluate(run, suite="unlearning", settings=LITTLE)["unlearning"]
     (topic,) = found["topics"]
     assert topic["topic"] == "Sport"
@@ -30,7 +33,26 @@ def test_unlearning(run):
     assert topic["refitted_clean"] > 0.8
     assert found["status"] == topic["status"] == "ok"
     headline = topic["headline"]
-    assert 0 <= headline["score"] <= topic["published_form"]["score"] + 0.5
+    assert headline["score"] == pytest.approx(1 - headline["test"]["forget"])
     assert headline["dev"]["ce_rise"] <= 0.1
     assert headline["dev"]["retain"] >= 0.99
     assert found["headline"] == pytest.approx(headline["score"])
+
+
+@pytest.mark.slow
+@pytest.mark.real_model
+def test_the_other_families_table_and_page(run, tmp_path, capsys):
+    families = ("heldout", "audit", "fidelity", "probing")
+    results = jobs.evaluate(run, suite=families, settings=LITTLE)
+    assert [results[name]["status"] for name in families] == ["ok"] * 4
+    fidelity = results["fidelity"]
+    assert fidelity["ce_loss_clean"] < fidelity["ce_loss_spliced"] < fidelity["ce_loss_zero"]
+    assert results["probing"]["accuracy_5"] > 0.5
+    options = [f"--{key}={value}" for key, value in (("groups", 4), ("fidelity.documents", 8))]
+    assert main(["evaluate", str(run.path), *options, "--suite", "heldout", "fidelity"]) == 0
+    assert "CE loss score" in capsys.readouterr().out
+    assert main(["report", str(run.path), "-o", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Not measured: sleave evaluate RUN --suite audit" not in page
+    assert 'class="pair"' in page
+    assert "<!DOCTYPE html>" in page

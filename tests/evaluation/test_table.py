@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sleave.base.errors import SleaveError
 from sleave.evaluation.compare import compare
-from sleave.evaluation.table import screen_comparison, screen_table, short_names, warnings, write_table
+from sleave.evaluation.table import figure_tables, screen_comparison, short_names, warnings, write_table
 
 WHOLE = {
     "training": {
@@ -110,12 +110,24 @@ def test_without_a_comparison_there_is_none(tmp_path):
 
 def test_screen():
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(screen_table(RUNS))
+    console.print(*figure_tables(RUNS, 100))
     console.print(screen_comparison(compare(RUNS), short_names(list(RUNS))))
     text = console.export_text()
     for part in (" a ", "b, 2|3", "0.5000 ±0.0497", "1,234", "cosine of two", "too_few_known", "b, 2|3: against a."):
         assert part in text
     assert "+0.1000 ±0.0000 worse" in text
+
+
+def test_as_many_runs_beside_each_other_as_there_is_room_for():
+    many = {f"runs/[b]{n}": WHOLE for n in range(5)}
+    tables = figure_tables(many, 100)
+    assert [len(table.columns) - 1 for table in tables] == [3, 2]
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(*tables)
+    text = console.export_text()
+    assert all(text.count(f" [b]{n} ") == 1 for n in range(5))  # a name is no markup
+    assert text.count("cosine of two") == 1  # the legend, below the last
+    assert len(figure_tables(many, 20)) == 5
 
 
 def test_few_heldout_rows_are_warned_of():

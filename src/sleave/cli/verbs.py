@@ -17,8 +17,9 @@ from sleave.cli.options import Parser, parse_recipe, parse_settings
 from sleave.evaluation.compare import MATCHES, compare
 from sleave.evaluation.table import (
     check_table_path,
+    figure_tables,
+    notes,
     screen_comparison,
-    screen_table,
     short_names,
     warnings,
     write_table,
@@ -66,10 +67,10 @@ Each suite is a part of DIR/results.json. A part that was measured with the same
 given; what was measured before a run is stopped stays.
 
 SUITES
-Each run is held against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the same
-architecture and widths, or those given. Between baselines of several sparsities it is interpolated. A difference whose
-95% interval holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md says
-what each figure is, and how it can mislead. Next: sleave report DIR...
+Each run is held against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the
+same architecture and widths, or those given. Between baselines of several sparsities it is interpolated. A difference
+whose 95% interval holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md
+says what each figure is, and how it can mislead. Next: sleave report DIR...
 """
 
 REPORT = """\
@@ -167,9 +168,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE", help="also write the table as .csv or .md")
     parser.add_argument("--store", metavar="DIR", help="the activation store, if it has moved")
     parser.add_argument("--again", action="store_true", help="evaluate anew what has been evaluated")
-    parser.add_argument(
-        "--suite", nargs="+", default=["heldout"], metavar="NAME", choices=(*FAMILIES, ALL), help="what to measure (default: heldout)"
-    )
+    suites_named = (*FAMILIES, ALL)
+    text = "what to measure (default: heldout)"
+    parser.add_argument("--suite", nargs="+", metavar="NAME", choices=suites_named, default=["heldout"], help=text)
     parser.add_argument("--baseline", nargs="+", default=[], metavar="DIR", help="what to hold the others against")
     parser.add_argument("--match", default="l0", choices=MATCHES, help="compare at the same (now: %(default)s)")
     namespace, settings = parse_settings(parser, arguments, EvaluationSettings)
@@ -184,9 +185,14 @@ def evaluate(arguments: Sequence[str]) -> None:
         for run in runs.values()
     }
     compared = compare(results, [str(run.path) for run in baseline], namespace.match) if len(results) > 1 else ()
-    _print(screen_table(results))
-    if compared:
-        _print(screen_comparison(compared, short_names(list(results))))
+    for table in figure_tables(results, Console().width):
+        _print(table)
+    names = short_names(list(results))
+    if any(c.differences for c in compared):
+        _print(screen_comparison(compared, names))
+    else:
+        for note in notes(compared, names):
+            say(note)
     for warning in warnings(results):
         say(warning)
     if namespace.table:

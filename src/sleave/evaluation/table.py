@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from sleave.base.errors import SleaveError
@@ -18,6 +19,7 @@ from sleave.evaluation.figures import FIGURES, Figure
 from sleave.evaluation.methods import Interval, Method, Results
 
 FEW_ROWS = 2000
+NAME_WIDTH, RUN_WIDTH = 38, 19  # characters on a terminal: of the names of figures, and of a run
 LEGEND = (
     "±: 95% interval over documents (of several seeds: over those, where that is wider). MSE: ||x_hat - x||^2 summed "
     "over d_in, averaged over rows, in the units of training; FVU: MSE over variance; raw: of the model's own "
@@ -40,12 +42,29 @@ def warnings(runs: Results) -> list[str]:
     ]
 
 
-def screen_table(runs: Results) -> Table:
-    """The figures for a terminal: a figure a row, a run a column, without the folders that all runs share."""
-    table = Table(caption=LEGEND, caption_justify="left")
+def figure_tables(runs: Results, width: int) -> list[Table]:
+    """The figures for a terminal, as many runs beside each other as its width in characters has room for."""
+    names = list(runs)
+    room = max(1, (width - NAME_WIDTH) // RUN_WIDTH)
+    tables = [
+        screen_table({name: runs[name] for name in names[n : n + room]}, names) for n in range(0, len(names), room)
+    ]
+    tables[-1].caption, tables[-1].caption_justify = LEGEND, "left"
+    return tables
+
+
+def screen_table(runs: Results, beside: Sequence[str] = ()) -> Table:
+    """Figures of runs: a figure a row, a run a column, without the folders that all runs share.
+
+    Args:
+        runs: which runs.
+        beside: all that are shown, if these are a part of them.
+    """
+    table = Table()
     table.add_column("")
-    for name in short_names(list(runs)).values():
-        table.add_column(name, justify="right", overflow="fold")
+    short = short_names(list(beside or runs))
+    for name in runs:
+        table.add_column(escape(short[name]), justify="right", overflow="fold")
     for figures in FIGURES.values():
         for row in _rows(runs, figures):
             table.add_row(*row)
@@ -55,11 +74,13 @@ def screen_table(runs: Results) -> Table:
 
 def screen_comparison(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> Table:
     """Differences to the baseline for a terminal: a figure a row, a method a column; notes below."""
-    table = Table(title="Less the baseline", caption="\n".join(notes(comparisons, names)), caption_justify="left")
-    table.add_column("")
-    for c in comparisons:
-        table.add_column(_short(c.method, names), justify="right", overflow="fold")
-    for row in _difference_rows(comparisons):
+    compared = [c for c in comparisons if c.differences]
+    caption = escape("\n".join(notes(comparisons, names)))
+    table = Table(title="Less the baseline", caption=caption, caption_justify="left")
+    heads, *rows = difference_rows(compared, names)
+    for name in heads:
+        table.add_column(escape(name), justify="right" if name else "left", overflow="fold")
+    for row in rows:
         table.add_row(*row)
     return table
 
@@ -105,9 +126,8 @@ def _markdown(runs: Results, comparisons: Sequence[Comparison]) -> str:
     rows = [row for figures in FIGURES.values() for row in _rows(runs, figures)]
     text = _markdown_table([["run", *runs], *rows])
     if comparisons:
-        text += "\n" + _markdown_table(
-            [["less the baseline", *(c.method for c in comparisons)], *_difference_rows(comparisons)]
-        )
+        heads, *differences = difference_rows(comparisons, {})
+        text += "\n" + _markdown_table([["less the baseline", *heads[1:]], *differences])
         text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, {}))
     return text
 
@@ -182,8 +202,9 @@ def _width(figure: Figure, value: Any, interval: Interval | None) -> str:
     return f" [{figure.written(low)}, {figure.written(high)}]"
 
 
-def _difference_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
-    rows = []
+def difference_rows(comparisons: Sequence[Comparison], names: Mapping[str, str]) -> list[list[str]]:
+    """A row for each figure with its difference in each comparison; the first row names the methods."""
+    rows = [["", *(_short(c.method, names) for c in comparisons)]]
     for figure in (f for figures in FIGURES.values() for f in figures):
         found = [{d.figure: d for d in c.differences}.get(figure) for c in comparisons]
         if any(d is not None for d in found):

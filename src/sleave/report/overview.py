@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from sleave.evaluation.table import LEGEND, screen_table, warnings
+from sleave.evaluation.compare import compare
+from sleave.evaluation.table import LEGEND, difference_rows, notes, screen_table, warnings
 from sleave.report.figures import curves, distributions, frontiers, utilisation
 from sleave.report.html import document, links, none, section, wide
 from sleave.report.maps import heat_maps
@@ -35,6 +36,12 @@ def overview(runs: Sequence[Run]) -> str:
     parts = [
         ("runs", "Runs", "A run that is not ticked is hidden everywhere below.", _runs(runs)),
         ("figures", "Figures", "On text that training never saw.", _figures(runs)),
+        (
+            "comparison",
+            "Less the baseline",
+            "What each gained and cost, beside runs without a constraint at the same L0, with 95% intervals.",
+            _comparison(runs),
+        ),
         ("training", "Training", "Each point is the mean of a few steps.", legend + _grid(curves(runs), "No metrics.")),
         (
             "frontier",
@@ -142,6 +149,30 @@ def _figures(runs: Sequence[Run]) -> str:
     return (
         f"{remarks}{filter_field('figures', len(columns[0]), 'FVU, percentile, ...')}{wide('Figures', table)}{meanings}"
     )
+
+
+def _comparison(runs: Sequence[Run]) -> str:
+    """The second table that `sleave evaluate` prints."""
+    results = {run.path: run.results for run in runs}
+    compared = compare(results) if len(runs) > 1 else ()
+    if not compared:
+        return none("It takes two runs, one of them without a constraint, and `sleave evaluate RUN` of both.")
+    names = {run.path: run.name for run in runs}
+    heads, *rows = difference_rows(compared, names)
+    above = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads[1:])
+    table = (
+        '<table id="comparison-rows"><caption class="unseen">Differences to the baseline</caption>'
+        f'<thead><tr><th scope="col">figure</th>{above}</tr></thead>'
+        f"<tbody>{''.join(map(_difference, rows))}</tbody></table>"
+    )
+    remarks = "".join(f'<p class="remarks">{escape(note)}</p>' for note in notes(compared, names))
+    return remarks + wide("Less the baseline", table)
+
+
+def _difference(row: Sequence[str]) -> str:
+    """A method may be several runs, so nothing is hidden with one of them."""
+    name, *cells = map(escape, row)
+    return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _figure(row: Sequence[Any]) -> str:
