@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def settings():
-    return UnlearningSettings(train=100, documents=10, probes=2)
+    return UnlearningSettings(train=100, documents=8, probes=2)
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +44,7 @@ def sae(model):
 
 @pytest.fixture(scope="session")
 def dictionary(sae, questions, model):
-    return dictionary_of(sae, questions.documents, Scaling.identity(model.d_in))
+    return dictionary_of(sae, questions.documents, Scaling.identity(model.d_in), questions.all_train)
 
 
 @pytest.fixture(scope="session")

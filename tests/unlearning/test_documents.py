@@ -5,7 +5,7 @@ import torch
 from two_topics import LAYER
 
 from sleave.language.contexts import Context
-from sleave.unlearning.documents import Change, Documents, batches
+from sleave.unlearning.documents import Change, Documents
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,8 +68,3 @@ def test_massive_norms_and_special_tokens_are_left_alone(model):
     limited = Documents.read(model, contexts, LAYER, ratio)
     assert int(limited.text.sum()) == 2
     assert not limited.text[int(norm[1:].argmax()) + 1]
-
-
-def test_every_document_is_in_one_batch(documents):
-    groups = batches(documents.contexts, range(0, 100, 3))
-    assert sorted(d for group in groups for d in group) == list(range(0, 100, 3))

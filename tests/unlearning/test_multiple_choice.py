@@ -9,7 +9,7 @@ from sleave.activations.scaling import Scaling
 from sleave.base.errors import SleaveError
 from sleave.language.questions import Question, QuestionSettings, read_question_files
 from sleave.unlearning.forgetting import forget
-from sleave.unlearning.multiple_choice import read_multiple_choice
+from sleave.unlearning.multiple_choice import orders_of, read_multiple_choice
 from sleave.unlearning.settings import MultipleChoiceSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +39,7 @@ def test_answers_are_forgotten(model, sae, settings):
     sides = [read_question_files(side) for side in (settings.forget, settings.retain)]
     questions = read_multiple_choice(model, *sides, 0, settings)
     assert [len(k) for k in questions.known] == [
-        sum(right_by_hand(model, q) for q in side[settings.train :]) for side in sides
+        min(2 * settings.documents, sum(right_by_hand(model, q) for q in side[settings.train :])) for side in sides
     ]
     (result,) = forget(sae, questions, Scaling.identity(sae.d_in), settings)
     assert (result.topic, result.status) == ("forget", "ok")
@@ -60,6 +60,15 @@ def test_the_prompt_in_another_order():
     question = Question("Which?", ("x", "y", "z"), 2)
     assert question.prompt() == "Which?\nA. x\nB. y\nC. z\nAnswer:"
     assert question.prompt((2, 0, 1)) == "Which?\nA. z\nB. x\nC. y\nAnswer:"
+
+
+def test_orders_put_every_choice_everywhere():
+    assert sorted(orders_of(4, 24)) == sorted(set(orders_of(4, 24)))
+    assert len(orders_of(4, 24)) == 24
+    drawn = orders_of(5, 24)
+    assert len(set(drawn)) == 24
+    assert all({order.index(choice) for order in drawn} == set(range(5)) for choice in range(5))
+    assert drawn == orders_of(5, 24)
 
 
 def test_too_few_questions(model, settings):

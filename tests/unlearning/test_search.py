@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sleave.unlearning.forgetting import Task
-from sleave.unlearning.results import Found, TopicResult, is_clear, summarised
+from sleave.unlearning.questions import Questions
+from sleave.unlearning.results import Found, Outcome, TopicResult, compared_with_random, is_clear, summarised
 from sleave.unlearning.search import SCALED, Grid, Limits, Trial, best, by_rates, configurations, search
+from sleave.unlearning.task import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GRID = Grid((0.5, 2.0), (1, 3), (0.5, 4.0))
@@ -92,27 +93,53 @@ def test_no_feature_that_fires_on_the_topic(task, dictionary):
     assert best(search(task.dev, dictionary, order, GRID), task.test, Limits(0)).status == "no_candidates"
 
 
+def asked(questions, *known):
+    return Questions(questions.documents, tuple("abcd"), questions.topic, ((),) * 4, known, questions.judge)
+
+
 def test_too_few_known_documents(questions):
-    assert Task.of(questions, 0, 7) is None
+    """Of the topic itself 16 will do; the limits rest on as many retained ones as are wanted."""
+    many, few = tuple(range(100)), (0, 1)
+    task = Task.of(asked(questions, many, many, many, few), 0, 64)
+    assert task is not None
+    assert [len(s) for s in (task.dev.sides.forget, task.dev.sides.retain, task.test.sides.retain)] == [50, 64, 64]
+    assert Task.of(asked(questions, many, few, few, few), 0, 64) is None
+    assert Task.of(asked(questions, few, many, many, many), 0, 64) is None
+
+
+def ok(*forgotten: float, violations: tuple[str, ...] = ()) -> Found:
+    score = sum(forgotten) / len(forgotten)
+    outcome = Outcome(1 - score, 1.0, 0.05)
+    return Found("ok", score, (score - 0.1, score + 0.1), None, outcome, outcome, violations, 60, forgotten)
 
 
 def result(headline: Found, **controls: Found) -> TopicResult:
     named = {name.replace("_", " "): found for name, found in controls.items()}
-    return TopicResult("a", headline.status, headline, headline, headline, named, (), None, None, (9, 9), 1.0)
+    return TopicResult("a", headline.status, headline, headline, headline, named, compared_with_random(headline, named))
+
+
+def test_a_headline_is_clear_of_random_controls_only_by_more_than_chance():
+    nothing, some = ok(*[0.0] * 40), ok(*[1.0] * 8, *[0.0] * 32)
+    assert is_clear(result(some, random_features_0=nothing))
+    assert is_clear(result(some, random_features_0=Found("infeasible")))  # which forgets nothing
+    assert not is_clear(result(some, random_dictionary=ok(*[1.0] * 6, *[0.0] * 34)))
+    assert not is_clear(result(ok(1.0, *[0.0] * 39), random_features_0=nothing))
+    assert not is_clear(result(ok(*[1.0] * 40, violations=("the loss rises",)), random_features_0=nothing))
+    assert not is_clear(result(Found("infeasible"), random_features_0=nothing))
+    assert not is_clear(result(some))  # nothing to be compared with
 
 
 def test_topics_together():
-    good = result(Found("ok", 0.6, (0.5, 0.7)), random_features_0=Found("ok", 0.1, (0.0, 0.2)))
-    poor = result(Found("ok", 0.2, (0.1, 0.3)), random_dictionary=Found("ok", 0.1, (0.0, 0.15)))
-    none = result(Found("infeasible"))
-    assert is_clear(good)
-    assert not is_clear(poor)
-    assert not is_clear(none)
-    both = summarised([good, poor, none])
-    assert (both.status, both.headline, both.clear) == ("ok", pytest.approx(0.4), 1)
-    assert both.random == pytest.approx(0.1)
-    half = (0.1**2 + 0.1**2) ** 0.5 / 2
-    assert both.intervals["headline"] == pytest.approx((0.4 - half, 0.4 + half))
-    nothing = summarised([none])
+    good = result(ok(1.0, 1.0, 0.0, 0.0), random_features_0=ok(0.2, 0.0, 0.0, 0.0))
+    poor = result(ok(0.2, 0.2, 0.0, 0.0, violations=("x",)), random_dictionary=ok(0.2, 0.2, 0.0, 0.0))
+    hopeless, unknown = result(Found("infeasible")), result(Found("too_few_known"))
+    together = summarised([good, poor, hopeless, unknown])
+    assert (together.status, together.topics_ok, together.violated) == ("ok", 2, 1)
+    assert together.headline == pytest.approx((0.5 + 0.1 + 0) / 3)
+    assert together.random == pytest.approx((0.05 + 0.1) / 2)
+    assert together.published_ce_rise == pytest.approx((0.05 + 0.05 + 0) / 3)
+    half = (0.1**2 + 0.1**2) ** 0.5 / 3
+    assert together.intervals["headline"] == pytest.approx((0.2 - half, 0.2 + half))
+    nothing = summarised([hopeless, unknown])
     assert (nothing.status, nothing.headline) == ("infeasible", None)
     assert "No configuration keeps" in nothing.why

@@ -79,12 +79,8 @@ class Subject:
         )
 
     def answers(self, asked: MultipleChoiceSettings) -> Questions:
-        """Multiple-choice questions that the model knows the answers of."""
-        from sleave.language.questions import read_question_files
-        from sleave.unlearning.multiple_choice import read_multiple_choice
-
-        forget, retain = read_question_files(asked.forget), read_question_files(asked.retain)
-        return read_multiple_choice(self.model, forget, retain, self.layer, asked, self.recipe.harvest.max_norm_ratio)
+        """Multiple-choice questions, of which it is known whether the model knows the answers."""
+        return _answers(self._model_settings, self.recipe.harvest.max_norm_ratio, self.layer, asked)
 
     @property
     def _model_settings(self) -> ModelSettings:
@@ -122,6 +118,17 @@ def _topics(
 
     read = _passages(model, settings, corpus, harvest)
     return read_topics(_model(model), read, layer, asked, harvest.max_norm_ratio)
+
+
+@lru_cache(maxsize=1)
+def _answers(
+    model: ModelSettings, max_norm_ratio: float | None, layer: int, asked: MultipleChoiceSettings
+) -> Questions:
+    from sleave.language.questions import read_question_files
+    from sleave.unlearning.multiple_choice import read_multiple_choice
+
+    forget, retain = read_question_files(asked.forget), read_question_files(asked.retain)
+    return read_multiple_choice(_model(model), forget, retain, layer, asked, max_norm_ratio)
 
 
 @dataclass(frozen=True)
@@ -207,16 +214,22 @@ def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], Tensor | None, floa
 
 def _unlearning(subject: Subject) -> dict[str, Any]:
     from sleave.behaviour.probes import NOT_INSTALLED, installed
-    from sleave.unlearning.forgetting import forget
+    from sleave.unlearning.forgetting import check_topics, forget
     from sleave.unlearning.results import summarised
+    from sleave.unlearning.topics import TooFewPassages
 
     if not installed():
         return NOT_INSTALLED.to_dict()
     settings = subject.recipe.evaluation.unlearning
-    found = asdict(summarised(forget(subject.sae, subject.topics(), subject.scaling, settings)))
-    if (asked := settings.multiple_choice) is not None:
-        answers = forget(subject.sae, subject.answers(asked), subject.scaling, asked)
-        found["multiple_choice"] = asdict(summarised(answers))
+    asked = settings.multiple_choice
+    answers = None if asked is None else subject.answers(asked)  # first: it may have mistakes
+    try:
+        check_topics(settings, sorted({p.topic for p in subject.passages if p.topic is not None}))
+        found = asdict(summarised(forget(subject.sae, subject.topics(), subject.scaling, settings)))
+    except TooFewPassages as error:
+        found = {"status": "too_few_passages", "why": str(error)}
+    if asked is not None and answers is not None:
+        found["multiple_choice"] = asdict(summarised(forget(subject.sae, answers, subject.scaling, asked)))
     return found
 
 

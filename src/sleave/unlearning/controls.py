@@ -8,89 +8,104 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sleave.codes.codes import Codes, as_codes
-from sleave.unlearning.dictionary import Dictionary, on_all_positions
+from sleave.codes.codes import Codes, row_starts
+from sleave.unlearning.dictionary import Dictionary, rates
 from sleave.unlearning.documents import Documents
+from sleave.unlearning.questions import Questions
 from sleave.unlearning.search import Order
+from sleave.unlearning.task import Task
 
-ALIKE = 20  # features of like firing rate, among which a random partner is drawn
-QUANTILE_ROWS = 8192  # tell a quantile well enough
-FIRES = 0.1  # share of the text on which the probe's direction counts as present
+NEAR = 20  # features on either side by firing rate, among which a random partner is drawn
+FIRES = 0.1  # share of the text on which a topic's direction counts as present
+FEATURES = 256  # whose projections are computed at once
 
 
-def matched_random(order: Order, dictionary: Dictionary, seed: int) -> Order:
-    """The same order with each feature replaced by a random other one that fires about as often."""
+def matched_random(order: Order, dictionary: Dictionary, seed: int, most: int) -> Order:
+    """The same order with each of its first features replaced by a random other one that fires about as often.
+
+    Args:
+        order: the order.
+        dictionary: of which features it is.
+        seed: of the draw.
+        most: so many are replaced, and the rest is left out; so is a feature that has no other near it.
+    """
     by_rate = dictionary.rates.argsort(stable=True)
     place = torch.empty_like(by_rate).scatter_(0, by_rate, torch.arange(len(by_rate)))
 
     def instead(tau: float) -> Int64[Tensor, " features"]:
-        taken = set[int]()
         generator = torch.Generator().manual_seed(seed)
-        chosen = order(tau)[:ALIKE]
-        for feature in chosen.tolist():
-            near = by_rate[max(0, int(place[feature]) - ALIKE) : int(place[feature]) + ALIKE + 1]
-            free = [f for f in near.tolist() if f not in taken and f not in chosen]
-            taken.add(free[int(torch.randint(len(free), (1,), generator=generator))] if free else feature)
-        return torch.tensor(list(taken), dtype=torch.int64)
+        chosen = order(tau)[:most].tolist()
+        partners: list[int] = []
+        for feature in chosen:
+            near = by_rate[max(0, int(place[feature]) - NEAR) : int(place[feature]) + NEAR + 1].tolist()
+            if free := [f for f in near if f not in partners and f not in chosen]:
+                partners.append(free[int(torch.randint(len(free), (1,), generator=generator))])
+        return torch.tensor(partners, dtype=torch.int64)
 
     return instead
 
 
-def random_dictionary(dictionary: Dictionary, documents: Documents, scale: Tensor, seed: int) -> Dictionary:
-    """Random directions in the units of training, each firing on as many positions as a feature of the dictionary.
+def random_dictionary(dictionary: Dictionary, questions: Questions, scale: Tensor, seed: int) -> Dictionary:
+    """Random directions in the units of training, each firing as often as a feature of the dictionary.
 
-    A feature's code is the projection on its direction, less the quantile that makes it fire so often.
+    A feature's code is the projection on its direction, less what makes it fire so often on the training documents.
 
     Args:
         dictionary: the one whose firing rates are taken over.
-        documents: the documents.
+        questions: the documents.
         scale: (d_in,) from raw activations to the units of training.
         seed: of the directions.
     """
-    generator = torch.Generator().manual_seed(seed)
+    documents, generator = questions.documents, torch.Generator().manual_seed(seed)
     unit = torch.nn.functional.normalize(torch.randn(dictionary.directions.shape, generator=generator), dim=1)
-    rows = documents.text.nonzero().flatten()
-    x = documents.residual[rows].float() * scale
-    x -= x.mean(0)
+    train = documents.rows(questions.all_train)
+    x = documents.residual.float() * scale
+    x -= x[train].mean(0)
+    fires = (dictionary.rates * train.sum()).round().long()
     parts = []
-    step = max(1, len(x) // QUANTILE_ROWS)
-    some = x[::step]
-    for block, fired in zip(unit.split(256), dictionary.codes.fired.split(256), strict=True):
-        projection = x @ block.t()
-        ranked = (some @ block.t()).sort(dim=0, descending=True).values
-        least = ranked.gather(0, (fired // step).clamp_max(len(some) - 1)[None])[0]
-        parts.append(torch.relu(projection - least) * (fired > 0))
-    codes = on_all_positions(as_codes(torch.cat(parts, dim=1)), rows, len(documents.text))
-    return Dictionary(codes, unit / scale, torch.ones(len(unit)), dictionary.norm)
+    for first in range(0, len(unit), FEATURES):
+        projection = x @ unit[first : first + FEATURES].t()
+        ranked = projection[train].sort(dim=0, descending=True).values
+        wanted = fires[first : first + FEATURES]
+        above = projection - ranked.gather(0, wanted.clamp_max(len(ranked) - 1)[None])
+        above *= documents.text[:, None] & (wanted > 0)
+        row, feature = (above > 0).nonzero(as_tuple=True)
+        parts.append((row, feature + first, above[row, feature]))
+    codes = _codes(parts, len(x), len(unit))
+    return Dictionary(codes, unit / scale, torch.ones(len(unit)), dictionary.norm, rates(codes, train))
 
 
-def probe_direction(
-    documents: Documents, forget: Sequence[int], retain: Sequence[int], scale: Tensor, norm: float
-) -> Dictionary:
-    """The one direction that tells two sides apart at the hooked layer, as a dictionary of one feature.
+def _codes(parts: Sequence[tuple[Tensor, Tensor, Tensor]], rows: int, d_sae: int) -> Codes:
+    """Codes from (row, feature, value) in any order."""
+    row, feature, value = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = (row * d_sae + feature).argsort()
+    return Codes(d_sae, row_starts(row[order], rows), feature[order], value[order])
 
-    Linear discriminant of the means of the documents' text; it fires where the projection is among the largest 10%.
+
+def topic_direction(task: Task, scale: Tensor, norm: float) -> Dictionary:
+    """The one direction that tells a topic from the others at the hooked layer, as a dictionary of one feature.
+
+    Linear discriminant of the means of the training documents' text; it fires where the projection is among their
+    largest 10%.
 
     Args:
-        documents: the documents.
-        forget, retain: of which the two sides are.
+        task: the topic.
         scale: (d_in,) from raw activations to the units of training.
         norm: the median norm of the activations in those units.
     """
-    sides = [torch.stack([_mean(documents, d) for d in side]) * scale for side in (forget, retain)]
+    documents = task.questions.documents
+    sides = [torch.stack([_mean(documents, d) for d in side]) * scale for side in task.train]
     within = torch.cat([s - s.mean(0) for s in sides])
     covariance = within.t() @ within / len(within)
     ridge = torch.eye(len(covariance)) * 0.1 * covariance.diagonal().mean()
-    unit = torch.nn.functional.normalize(
-        torch.linalg.solve(covariance + ridge, sides[0].mean(0) - sides[1].mean(0)), dim=0
-    )
-    rows = documents.text.nonzero().flatten()
-    projection = (documents.residual[rows].float() * scale) @ unit
-    projection -= projection.quantile(1 - FIRES)
-    fires = projection > 0
-    start = torch.cat([torch.zeros(1, dtype=torch.int64), fires.long().cumsum(0)])
-    codes = Codes(1, start, torch.zeros(int(fires.sum()), dtype=torch.int64), projection[fires])
-    return Dictionary(on_all_positions(codes, rows, len(documents.text)), (unit / scale)[None], torch.ones(1), norm)
+    apart = torch.linalg.solve(covariance + ridge, sides[0].mean(0) - sides[1].mean(0))
+    unit = torch.nn.functional.normalize(apart, dim=0)
+    train = documents.rows([d for side in task.train for d in side])
+    projection = (documents.residual.float() * scale) @ unit
+    above = (projection - projection[train].quantile(1 - FIRES)) * documents.text
+    row = (above > 0).nonzero().flatten()
+    codes = _codes([(row, torch.zeros_like(row), above[row])], len(above), 1)
+    return Dictionary(codes, (unit / scale)[None], torch.ones(1), norm, rates(codes, train))
 
 
 def _mean(documents: Documents, d: int) -> Float[Tensor, " d_in"]:

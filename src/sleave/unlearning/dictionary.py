@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sleave.activations.scaling import Scaling
@@ -27,26 +26,18 @@ class Dictionary:
         directions: (d_sae, d_in) what one unit of each code adds to the activations.
         lengths: (d_sae,) the norms of those, in the units that clamps are counted in.
         norm: the median norm of the activations in those units.
+        rates: (d_sae,) on which share of the training documents' text each fires.
     """
 
     codes: Codes
     directions: Float[Tensor, "d_sae d_in"]
     lengths: Float[Tensor, " d_sae"]
     norm: float
-
-    @cached_property
-    def rates(self) -> Float[Tensor, " d_sae"]:
-        """On which share of all positions each feature fires."""
-        return self.codes.fired.float() / self.codes.rows
+    rates: Float[Tensor, " d_sae"]
 
     def rates_on(self, documents: Documents, some: Sequence[int]) -> Float[Tensor, " d_sae"]:
         """On which share of the text of some documents each feature fires."""
-        wanted = torch.zeros(len(documents.contexts), dtype=torch.bool)
-        wanted[list(some)] = True
-        chosen = wanted[documents.document]
-        entries = chosen[self.codes.row]
-        fired = torch.bincount(self.codes.feature[entries], minlength=len(self.directions))
-        return fired.float() / (chosen & documents.text).sum()
+        return rates(self.codes, documents.rows(some))
 
     def clamped(self, features: Int64[Tensor, " n"], norms: float, absolute: float | None = None) -> Change:
         """What it takes to set some features' codes to a negative value wherever they fire, the error kept.
@@ -74,22 +65,28 @@ class Dictionary:
 
 
 @torch.no_grad()
-def dictionary_of(sae: SparseAutoencoder, documents: Documents, scaling: Scaling) -> Dictionary:
-    """The features of an autoencoder that reads raw activations; clamps are counted in the units of its training."""
-    rows = documents.text.nonzero().flatten()
+def dictionary_of(sae: SparseAutoencoder, documents: Documents, scaling: Scaling, train: Sequence[int]) -> Dictionary:
+    """The features of an autoencoder that reads raw activations.
+
+    Args:
+        sae: the autoencoder.
+        documents: all documents.
+        scaling: from raw activations to the units of training, in which clamps are counted.
+        train: the documents that tell the median norm of the activations, and how often features fire.
+    """
+    text, own = documents.text.nonzero().flatten(), documents.rows(train)
     with inference(sae):
-        codes = Codes.cat([as_codes(sae.codes(documents.residual[r].float())) for r in rows.split(ROWS)])
-    return Dictionary(
-        on_all_positions(codes, rows, len(documents.text)),
-        sae.W_dec.detach().float(),
-        (sae.W_dec.detach().float() * scaling.scale).norm(dim=1),
-        median_norm(documents, scaling),
-    )
+        codes = Codes.cat([as_codes(sae.codes(documents.residual[r].float())) for r in text.split(ROWS)])
+    codes = on_all_positions(codes, text, len(documents.text))
+    directions = sae.W_dec.detach().float()
+    norm = scaling.apply(documents.residual[own].float()).norm(dim=1).median()
+    return Dictionary(codes, directions, (directions * scaling.scale).norm(dim=1), float(norm), rates(codes, own))
 
 
-def median_norm(documents: Documents, scaling: Scaling) -> float:
-    """The median norm of the activations, in the units of training."""
-    return float(scaling.apply(documents.residual[documents.text].float()).norm(dim=1).median())
+def rates(codes: Codes, rows: Bool[Tensor, " positions"]) -> Float[Tensor, " d_sae"]:
+    """On which share of some rows each feature fires."""
+    fired = torch.bincount(codes.feature[rows[codes.row]], minlength=codes.d_sae)
+    return fired.float() / rows.sum()
 
 
 def on_all_positions(codes: Codes, rows: Int64[Tensor, " rows"], positions: int) -> Codes:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from sleave.base.progress import progress
 from sleave.language.contexts import Context
 from sleave.language.losses import next_token_losses
+from sleave.language.model import HookedModel
 from sleave.language.whole import WholeModel
 
 TOKENS = 2048  # that the model reads at once, padding included
@@ -56,7 +56,11 @@ class Documents:
 
     @staticmethod
     def read(
-        model: WholeModel, contexts: Sequence[Context], layer: int, max_norm_ratio: float | None = None
+        model: WholeModel,
+        contexts: Sequence[Context],
+        layer: int,
+        max_norm_ratio: float | None = None,
+        advance: Callable[[int], None] = lambda done: None,
     ) -> Documents:
         """Read documents up to a block.
 
@@ -65,14 +69,14 @@ class Documents:
             contexts: the documents.
             layer: the block, counted from 0.
             max_norm_ratio: a token whose norm is more than so many times the median is left alone.
+            advance: told how many documents were read.
         """
         parts: list[Tensor] = [torch.empty(0)] * len(contexts)
-        with progress("Reading passages", len(contexts), "passages") as advance:
-            for batch in batches(contexts, range(len(contexts))):
-                read = model.residuals([contexts[d] for d in batch], layer)
-                for d, rows in zip(batch, read.cpu(), strict=True):
-                    parts[d] = rows[: len(contexts[d].token_ids)].clone()
-                advance(len(batch), "")
+        for batch in HookedModel.batches(contexts, TOKENS):
+            read = model.residuals([contexts[d] for d in batch], layer)
+            for d, rows in zip(batch, read.cpu(), strict=True):
+                parts[d] = rows[: len(contexts[d].token_ids)].clone()
+            advance(len(batch))
         residual = torch.cat(parts)
         text = torch.tensor([k for c in contexts for k in c.keep])
         if max_norm_ratio is not None:
@@ -85,6 +89,12 @@ class Documents:
     def document(self) -> Int64[Tensor, " positions"]:
         """Of each position, which document it is of."""
         return torch.repeat_interleave(torch.arange(len(self.contexts)), self.start.diff())
+
+    def rows(self, documents: Sequence[int]) -> Bool[Tensor, " positions"]:
+        """Which positions are of the text of some documents, and may be changed."""
+        wanted = torch.zeros(len(self.contexts), dtype=torch.bool)
+        wanted[list(documents)] = True
+        return wanted[self.document] & self.text
 
     def touched(self, change: Change) -> Bool[Tensor, " documents"]:
         """Which documents are changed at all."""
@@ -130,7 +140,8 @@ class Documents:
         return rows[keep].float().mean(0)
 
     def _finals(self, documents: Sequence[int], change: Change | None) -> Iterator[tuple[list[int], Tensor]]:
-        for batch in batches(self.contexts, documents):
+        for group in HookedModel.batches([self.contexts[d] for d in documents], TOKENS):
+            batch = [documents[i] for i in group]
             yield batch, self.model.final(self._padded(batch, change), self.layer)
 
     def _padded(self, batch: Sequence[int], change: Change | None) -> Tensor:
@@ -144,14 +155,3 @@ class Documents:
                 rows = rows.float().index_add(0, change.position[inside] - first, change.delta[inside])
             padded[n, : last - first] = rows.to(padded.dtype)
         return padded
-
-
-def batches(contexts: Sequence[Context], documents: Sequence[int]) -> list[list[int]]:
-    """Documents of like length together, so that little is padding."""
-    groups: list[list[int]] = []
-    for d in sorted(documents, key=lambda d: len(contexts[d].token_ids), reverse=True):
-        if groups and len(contexts[groups[-1][0]].token_ids) * (len(groups[-1]) + 1) <= TOKENS:
-            groups[-1].append(d)
-        else:
-            groups.append([d])
-    return groups

@@ -12,75 +12,19 @@ import torch
 from sleave.activations.scaling import Scaling
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError, nearest
-from sleave.base.progress import progress
-from sleave.behaviour.probes import fit_probes
-from sleave.unlearning.controls import matched_random, only, probe_direction, random_dictionary
+from sleave.behaviour.probes import fit_probe
+from sleave.unlearning.controls import matched_random, only, random_dictionary, topic_direction
 from sleave.unlearning.dictionary import Dictionary, dictionary_of
 from sleave.unlearning.documents import Change
 from sleave.unlearning.questions import Questions
-from sleave.unlearning.results import Found, TopicResult
-from sleave.unlearning.search import (
-    PUBLISHED,
-    SCALED,
-    ZERO,
-    Asked,
-    Grid,
-    Limits,
-    Order,
-    Sides,
-    Trial,
-    best,
-    by_rates,
-    change_of,
-    configurations,
-    search,
-)
+from sleave.unlearning.results import Found, TopicResult, compared_with_random
+from sleave.unlearning.search import PUBLISHED, SCALED, ZERO, Grid, Limits, Order, Trial, best, change_of
 from sleave.unlearning.settings import ForgettingSettings
+from sleave.unlearning.task import Task
 
 RANDOM_SEEDS = 3
 POINTS = 12  # of a curve
-FEW = 8  # known documents of a side; fewer decide nothing
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One topic to forget.
-
-    Attributes:
-        questions: all topics.
-        topic: which one.
-        dev, test: known documents to choose a configuration by, and to report.
-    """
-
-    questions: Questions
-    topic: int
-    dev: Asked
-    test: Asked
-
-    @staticmethod
-    def of(questions: Questions, topic: int, documents: int) -> Task | None:
-        """The task, with so many documents a side, or fewer; None if too few are known."""
-        forget, retain = questions.of(topic, questions.known)
-        n = min(documents, len(forget) // 2, len(retain) // 2)
-        sides = (Sides(forget[:n], retain[:n]), Sides(forget[n : 2 * n], retain[n : 2 * n]))
-        dev, test = (Asked(questions.documents, questions.judge, s) for s in sides)
-        return Task(questions, topic, dev, test) if n >= FEW else None
-
-    @property
-    def train(self) -> tuple[list[int], list[int]]:
-        """Documents of the topic and of the others that features are chosen by."""
-        return self.questions.of(self.topic, self.questions.train)
-
-    def order(self, dictionary: Dictionary) -> Order:
-        """The published order, by how often features fire on the training documents."""
-        forget, retain = (dictionary.rates_on(self.questions.documents, side) for side in self.train)
-        return by_rates(forget, retain)
-
-    def search(self, dictionary: Dictionary, order: Order, grid: Grid, title: str) -> list[Trial]:
-        """Every configuration of a grid, best first."""
-        name = f"Forgetting {self.questions.topics[self.topic]}, {title}"
-        with progress(name, len(configurations(grid, dictionary, order)), "configurations") as advance:
-            return search(self.dev, dictionary, order, grid, lambda done: advance(done, ""))
+REGULARISATION = 10.0  # of the probe that is fitted afterwards
 
 
 def forget(
@@ -90,7 +34,7 @@ def forget(
 
     Args:
         sae: reads raw activations of the layer that the questions were read up to.
-        questions: see `read_questions`; they can serve many autoencoders.
+        questions: see `read_topics` and `read_multiple_choice`; they can serve many autoencoders.
         scaling: from raw activations to those it was trained on, in whose units clamps are counted.
         settings: which topics, and within what limits.
 
@@ -100,63 +44,84 @@ def forget(
     Reference: Farrell, Lau & Conmy 2024, arXiv 2410.19278; Karvonen et al. 2025, SAEBench, arXiv 2503.09532: of answers
     to multiple-choice questions.
     """
+    check_topics(settings, questions.topics)
+    dictionary = dictionary_of(sae, questions.documents, scaling, questions.all_train)
+    others = random_dictionary(dictionary, questions, scaling.scale, settings.seed) if settings.controls else None
+    with_what = _With(dictionary, others, scaling, settings)
+    return [_forget(questions.topics.index(name), questions, with_what) for name in settings.topics or questions.topics]
+
+
+def check_topics(settings: ForgettingSettings, there: Sequence[str]) -> None:
+    """Make sure that every topic to be forgotten is there.
+
+    Raises:
+        SleaveError: one is not.
+    """
     for name in settings.topics:
-        if name not in questions.topics:
-            raise SleaveError(f"There is no topic `{name}`. {nearest(name, questions.topics)}")
-    dictionary = dictionary_of(sae, questions.documents, scaling)
-    wanted = settings.topics or questions.topics
-    return [_forget_one(questions.topics.index(name), dictionary, questions, scaling, settings) for name in wanted]
+        if name not in there:
+            raise SleaveError(f"There is no topic `{name}` to forget. {nearest(name, there)}")
 
 
-def _forget_one(
-    topic: int, dictionary: Dictionary, questions: Questions, scaling: Scaling, settings: ForgettingSettings
-) -> TopicResult:
+@dataclass(frozen=True, eq=False)
+class _With:
+    """What topics are forgotten with."""
+
+    dictionary: Dictionary
+    others: Dictionary | None
+    scaling: Scaling
+    settings: ForgettingSettings
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.settings.retain_accuracy, self.settings.ce_rise)
+
+
+def _forget(topic: int, questions: Questions, what: _With) -> TopicResult:
     began = time.perf_counter()
     name = questions.topics[topic]
-    known = (len((sides := questions.of(topic, questions.known))[0]), len(sides[1]))
-    task = Task.of(questions, topic, settings.documents)
+    forget, retain = questions.of(topic, questions.known)
+    known = (len(forget), len(retain))
+    task = Task.of(questions, topic, what.settings.documents)
     if task is None:
         few = Found("too_few_known")
-        return TopicResult(name, few.status, few, few, few, {}, (), None, None, known, time.perf_counter() - began)
-    limits = Limits(settings.retain_accuracy, settings.ce_rise)
-    order = task.order(dictionary)
-    trials = task.search(dictionary, order, SCALED, "scaled grid")
+        return TopicResult(name, few.status, few, few, few, known=known, seconds=time.perf_counter() - began)
+    limits, free = what.limits, replace(what.limits, ce_rise=math.inf)
+    order = task.order(what.dictionary)
+    trials = task.search(what.dictionary, order, SCALED, "scaled grid")
     headline = best(trials, task.test, limits)
-    published = task.search(dictionary, order, PUBLISHED, "published grid")
-    controls = _controls(task, dictionary, order, scaling, limits, settings.seed) if settings.controls else {}
-    change = change_of(dictionary, headline.configuration, absolute=False) if headline.configuration else None
+    published = task.search(what.dictionary, order, PUBLISHED, "published grid")
+    controls = _controls(task, order, what.others, what) if what.others is not None else {}
     return TopicResult(
         topic=name,
         status=headline.status,
         headline=headline,
-        published_form=best(trials, task.test, replace(limits, ce_rise=math.inf)),
-        published_grid=best(published, task.test, replace(limits, ce_rise=math.inf)),
+        published_form=best(trials, task.test, free),
+        published_grid=best(published, task.test, free),
         controls=controls,
+        above_random=compared_with_random(headline, controls),
         curve=_curve(trials, limits),
-        refitted=None if change is None else _refitted(task, change),
-        refitted_clean=_refitted(task, None),
+        refitted=_refitted(task, headline, what.dictionary),
+        refitted_clean=_read_off(task, None),
         known=known,
+        asked=(len(task.test.sides.forget), len(task.test.sides.retain)),
         seconds=time.perf_counter() - began,
     )
 
 
-def _controls(
-    task: Task, dictionary: Dictionary, order: Order, scaling: Scaling, limits: Limits, seed: int
-) -> dict[str, Found]:
+def _controls(task: Task, order: Order, others: Dictionary, what: _With) -> dict[str, Found]:
     """What else is clamped on the same grid, chosen and reported in the same way."""
-    documents = task.questions.documents
-    others = random_dictionary(dictionary, documents, scaling.scale, seed)
-    probe = probe_direction(documents, *task.train, scaling.scale, dictionary.norm)
+    dictionary, seed = what.dictionary, what.settings.seed
+    direction = topic_direction(task, what.scaling.scale, dictionary.norm)
     tried: dict[str, tuple[Dictionary, Order, Grid]] = {
         **{
-            f"random features {n}": (dictionary, matched_random(order, dictionary, seed + n), SCALED)
+            f"random features {n}": (dictionary, matched_random(order, dictionary, seed + n, max(SCALED.ns)), SCALED)
             for n in range(RANDOM_SEEDS)
         },
         "random dictionary": (others, task.order(others), SCALED),
         "zero ablation": (dictionary, order, ZERO),
-        "probe direction": (probe, only(), SCALED),
+        "topic direction": (direction, only(), SCALED),
     }
-    return {name: best(task.search(*what, name), task.test, limits) for name, what in tried.items()}
+    return {name: best(task.search(*how, name), task.test, what.limits) for name, how in tried.items()}
 
 
 def _curve(trials: Sequence[Trial], limits: Limits) -> tuple[tuple[float, float], ...]:
@@ -165,15 +130,26 @@ def _curve(trials: Sequence[Trial], limits: Limits) -> tuple[tuple[float, float]
     return tuple(sorted((t.ce_rise, 1 - t.forget) for t in some if t.retain >= limits.retain))
 
 
-def _refitted(task: Task, change: Change | None) -> float:
-    """Balanced accuracy of a probe of the topic against the rest that is fitted to the changed model's own states."""
-    documents = task.questions.documents
-    sides, asked = task.train, task.test.sides
-    fit, check = (
-        documents.pooled([*forget, *retain], change) for forget, retain in (sides, (asked.forget, asked.retain))
-    )
-    label = torch.tensor([1] * len(sides[0]) + [0] * len(sides[1]))
-    probe = fit_probes(fit, label, 1, 0)
-    right = probe.topics(check)[0]
+def _refitted(task: Task, headline: Found, dictionary: Dictionary) -> float | None:
+    if headline.configuration is None:
+        return None
+    return _read_off(task, change_of(dictionary, headline.configuration, absolute=False))
+
+
+def _read_off(task: Task, change: Change | None) -> float | None:
+    """Balanced accuracy of a probe of the topic against the rest that is fitted to the changed model's own states.
+
+    None where the sides are not told apart by what their texts are about.
+    """
+    questions, train, asked = task.questions, task.train, task.test.sides
+    if questions.pooled is None:
+        return None
+    fitted, checked = [*train[0], *train[1]], [*asked.forget, *asked.retain]
+    if change is None:
+        states = questions.pooled[fitted], questions.pooled[checked]
+    else:
+        states = questions.documents.pooled(fitted, change), questions.documents.pooled(checked, change)
+    probe = fit_probe(states[0], torch.arange(len(fitted)) < len(train[0]), REGULARISATION)
+    says = probe.scores(states[1]) > 0
     n = len(asked.forget)
-    return float((right[:n] == 1).float().mean() + (right[n:] == 0).float().mean()) / 2
+    return float(says[:n].float().mean() + (~says[n:]).float().mean()) / 2

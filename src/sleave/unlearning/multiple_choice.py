@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from itertools import islice, permutations
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.base.progress import progress
 from sleave.language.contexts import Context
 from sleave.language.questions import LETTERS, Question
 from sleave.language.whole import WholeModel
@@ -43,14 +45,15 @@ def read_multiple_choice(
     questions = [*forget, *retain]
     letters = _letter_tokens(model, max(len(q.choices) for q in questions))
     asked = [_context(model, q.prompt(), n) for n, q in enumerate(questions)]
-    documents = Documents.read(model, asked, layer, max_norm_ratio)
+    with progress("Reading questions", len(asked), "questions") as advance:
+        documents = Documents.read(model, asked, layer, max_norm_ratio, lambda done: advance(done, ""))
     judge = letter_judge(model, letters, [q.answer for q in questions], [len(q.choices) for q in questions])
     split = len(forget)
     own = (tuple(range(split)), tuple(range(split, len(questions))))
     train = tuple(o[: settings.train] for o in own)
+    answered = documents.right(range(len(questions)), judge)  # in the order of the file; only those are asked further
     known = tuple(
-        tuple(d for d in o[settings.train :] if _knows(model, questions[d], letters, layer, settings.orders))
-        for o in own
+        _known(model, questions, [d for d in o[settings.train :] if answered[d]], letters, layer, settings) for o in own
     )
     topic = torch.tensor([int(d >= split) for d in range(len(questions))])
     return Questions(documents, SIDES, topic, train, known, judge)
@@ -67,14 +70,36 @@ def letter_judge(model: WholeModel, letters: Tensor, answers: Sequence[int], cou
     return judge
 
 
+def _known(
+    model: WholeModel,
+    questions: Sequence[Question],
+    some: Sequence[int],
+    letters: Tensor,
+    layer: int,
+    settings: MultipleChoiceSettings,
+) -> tuple[int, ...]:
+    """Which questions the clean model gets right with the choices in each of some orders; as many as are needed."""
+    known: list[int] = []
+    with progress("Asking questions in other orders", len(some), "questions") as advance:
+        for d in some:
+            if len(known) < 2 * settings.documents and _knows(model, questions[d], letters, layer, settings.orders):
+                known.append(d)
+            advance(1, f"{len(known)} known")
+    return tuple(known)
+
+
 def _knows(model: WholeModel, question: Question, letters: Tensor, layer: int, orders: int) -> bool:
-    """Whether the clean model is right with the choices in each of some orders."""
-    ways = list(islice(permutations(range(len(question.choices))), orders))
+    ways = orders_of(len(question.choices), orders)
     asked = [_context(model, question.prompt(way), n) for n, way in enumerate(ways)]
     documents = Documents.read(model, asked, layer)
-    answers = [way.index(question.answer) for way in ways]
-    judge = letter_judge(model, letters, answers, [len(question.choices)] * len(ways))
+    judge = letter_judge(model, letters, [w.index(question.answer) for w in ways], [len(w) for w in ways])
     return bool((documents.right(range(len(ways)), judge) == 1).all())
+
+
+def orders_of(choices: int, most: int) -> list[tuple[int, ...]]:
+    """All orders of some choices, or so many of them, as they are first, then drawn at random once and for all."""
+    first, *others = permutations(range(choices))
+    return [first, *(others if len(others) < most else random.Random(0).sample(others, most - 1))]
 
 
 def _letter_tokens(model: WholeModel, count: int) -> Tensor:

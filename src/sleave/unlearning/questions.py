@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sleave.unlearning.documents import Documents, Judge
@@ -13,15 +14,16 @@ from sleave.unlearning.documents import Documents, Judge
 
 @dataclass(frozen=True, eq=False)
 class Questions:
-    """Passages that the model has read, and what the probes know of them.
+    """Documents that the model has read, and which of them it knows.
 
     Attributes:
-        documents: all passages, read up to the hooked layer.
+        documents: all of them, read up to the hooked layer.
         topics: the topics' names.
         topic: (documents,) the topic of each.
         train: for each topic, the documents that probes are fitted to and features chosen by.
-        known: for each topic, the other documents that all probes get right.
-        judge: says what share of the probes gets a document right.
+        known: for each topic, the other documents that the clean model gets right.
+        judge: says how right the model is on a document.
+        pooled: (documents, d_in) the mean of each one's final states, if a probe can read the topic off it.
     """
 
     documents: Documents
@@ -30,9 +32,15 @@ class Questions:
     train: tuple[tuple[int, ...], ...]
     known: tuple[tuple[int, ...], ...]
     judge: Judge
+    pooled: Float[Tensor, "documents d_in"] | None = None
+
+    @property
+    def all_train(self) -> list[int]:
+        """The training documents of every topic."""
+        return [d for own in self.train for d in own]
 
     def of(self, topic: int, documents: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
-        """Documents of a topic, and as many of the others, evenly."""
+        """Documents of a topic, and those of the others, one of each in turn as long as there are any."""
         others = [documents[t] for t in range(len(self.topics)) if t != topic]
-        mixed = [d for row in zip(*others, strict=False) for d in row]
+        mixed = [d for row in zip_longest(*others) for d in row if d is not None]
         return list(documents[topic]), mixed

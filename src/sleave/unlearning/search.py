@@ -188,8 +188,10 @@ def search(
     """
     trials = []
     for configuration in configurations(grid, dictionary, order):
-        trials.append(Trial(configuration, change_of(dictionary, configuration, grid.absolute), dev))
-        advance(trials[-1].forget >= 0)
+        trial = Trial(configuration, change_of(dictionary, configuration, grid.absolute), dev)
+        trial.forget  # noqa: B018  # asked for here, where progress is told
+        trials.append(trial)
+        advance(1)
     return sorted(trials, key=lambda t: (t.forget, len(t.configuration.features), t.configuration.m))
 
 
@@ -224,4 +226,5 @@ def _reported(trial: Trial, test: Asked, limits: Limits, tried: int) -> Found:
         Outcome(float(forget.mean()), retain, rise),
         tuple(broken),
         tried,
+        tuple((1 - forget).tolist()),
     )
