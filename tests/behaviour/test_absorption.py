@@ -8,7 +8,15 @@ import torch
 from sklearn.metrics import f1_score
 
 from sleave.autoencoder.relu import ReLUAutoencoder
-from sleave.behaviour.absorption import AbsorptionSettings, absorption, f1, is_absorbed, of_words, own_features
+from sleave.behaviour.absorption import (
+    AbsorptionSettings,
+    absorption,
+    f1,
+    how_many,
+    is_absorbed,
+    of_words,
+    own_features,
+)
 from sleave.behaviour.probes import Probe
 from sleave.behaviour.spelling import ASKED, EXAMPLES, LETTERS, SpellingLists, Word, common_words, read_lists
 from sleave.language.settings import ModelSettings
@@ -39,7 +47,7 @@ class Tokenizer:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tiny.make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3")
+    return tiny.make_tiny_model(tmp_path_factory.mktemp("model"), "gemma3", positions=128)
 
 
 @pytest.fixture
@@ -158,6 +166,36 @@ def test_without_features_of_letters_there_is_no_figure():
     found = of_words(sae, x, letter, 1.0)
     assert (found.status, found.mean, found.intervals, found.represented) == ("no_letter_features", None, {}, 1)
     assert "Of 4 letters, 1 have features of their own" in found.why
+
+
+def test_a_letter_that_the_probe_knows_nothing_of_is_not_represented():
+    sae, x, letter, _ = planted(absorbed_words=0)
+    x[len(x) // 2 :][letter[len(x) // 2 :] == 0] = 0  # nothing is left of it in the words that are tested on
+    found = of_words(sae, x, letter, 1.0)
+    assert (found.letters["a"].probe_f1, found.letters["a"].features_f1) == (0, 0)
+    assert found.represented == 3
+
+
+def test_the_number_of_features_is_not_chosen_on_the_words_tested_on():
+    """Only there does a second feature help; and the F1 is what the chosen one reaches there."""
+    g = torch.Generator().manual_seed(0)
+    yes = torch.rand(400, generator=g) < 0.3
+    train = torch.arange(400) < 200
+    half = torch.rand(400, generator=g) < 0.5
+    codes = torch.stack([yes & (train | half), yes & (train | ~half)], dim=1).float()  # alike in training
+    codes[~train] *= 3
+    features, reached = own_features(codes, yes, train)
+    assert features.tolist() == [0]
+    assert reached == pytest.approx(f1_score(yes[~train].numpy(), (codes[~train, 0] > 0).numpy()))
+
+
+def test_features_that_rank_high_by_chance_are_not_counted():
+    """One feature knows most of the words; of 5,000 others, each fires on a few at random."""
+    g = torch.Generator().manual_seed(0)
+    yes = torch.arange(600) % 12 == 0
+    own = yes & (torch.rand(600, generator=g) < 0.7)
+    codes = torch.cat([own[:, None], torch.rand(600, 5000, generator=g) < 0.01], dim=1).float()
+    assert how_many(codes, yes) == 1
 
 
 def test_each_condition_counts():

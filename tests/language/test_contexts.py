@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import SENTENCES, make_tokenizer
 
-from sleave.language.contexts import Context, contexts, is_heldout, special_ids
+from sleave.language.contexts import Context, context_of, contexts, is_heldout, special_ids
 from sleave.language.corpora import Document
 from sleave.language.settings import ContextSettings
 
@@ -30,6 +30,12 @@ def test_a_document_is_cut_into_contexts_that_hold_it_whole(bos, length):
         assert all(len(c.token_ids) == length for c in own[:-1])
         assert 0 < len(own[-1].token_ids) <= length
         assert sum(c.num_kept for c in own) == sum(map(len, pieces))
+
+
+def test_tokens_become_a_context_behind_the_first_token():
+    assert context_of([7, 2, 9], make_tokenizer(), 4) == Context((1, 7, 2, 9), (False, True, True, True), 4)
+    with_special = context_of([7, 2, 9], make_tokenizer(bos=False), 4, special={2})
+    assert with_special == Context((7, 2, 9), (True, False, True), 4)
 
 
 def test_special_tokens_in_the_text_are_not_kept():

@@ -8,9 +8,9 @@ import torch
 import transformers
 
 from sleave.base.errors import SleaveError
-from sleave.language.contexts import Context
+from sleave.language.contexts import Context, padded_ids, padded_keep
 from sleave.language.settings import ModelSettings
-from sleave.language.whole import WholeModel, padded_ids, padded_keep
+from sleave.language.whole import WholeModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONTEXTS = [Context((1, 5, 9, 40, 41, 7, 300), (False, *[True] * 6), 0), Context((1, 8, 9), (False, True, True), 1)]
@@ -56,3 +56,8 @@ def test_padding_and_special_tokens_are_not_text():
 def test_a_layer_that_is_not_there(whole):
     with pytest.raises(SleaveError, match=r"`layer` \(=3\) must be between 0 and 2"):
         whole.residuals(CONTEXTS, 3)
+
+
+def test_context_longer_than_the_positions(whole):
+    with pytest.raises(SleaveError, match=r"`context_length` \(=65\) must be at most 64, the positions that"):
+        whole.residuals([Context((5,) * 65, (True,) * 65, 0)], 0)

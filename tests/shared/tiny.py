@@ -37,7 +37,13 @@ def make_tokenizer(vocab_size: int = 400, bos: bool = True) -> transformers.PreT
 
 
 def make_tiny_model(
-    folder: Path, kind: Kind = "llama", d_model: int = 16, num_layers: int = 3, vocab_size: int = 400, seed: int = 0
+    folder: Path,
+    kind: Kind = "llama",
+    d_model: int = 16,
+    num_layers: int = 3,
+    vocab_size: int = 400,
+    seed: int = 0,
+    positions: int = 64,
 ) -> Path:
     """Write a tiny causal language model and its tokenizer into a folder that `from_pretrained` opens.
 
@@ -48,7 +54,7 @@ def make_tiny_model(
         "num_hidden_layers": num_layers,
         "num_attention_heads": 2,
         "intermediate_size": 2 * d_model,
-        "max_position_embeddings": 64,
+        "max_position_embeddings": positions,
         "vocab_size": vocab_size,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -62,7 +68,7 @@ def make_tiny_model(
             n_embd=d_model,
             n_layer=num_layers,
             n_head=2,
-            n_positions=64,
+            n_positions=positions,
             vocab_size=vocab_size,
             bos_token_id=1,
             eos_token_id=2,
@@ -80,7 +86,7 @@ def make_tiny_model(
             num_hidden_layers=num_layers,
             num_attention_heads=2,
             ffn_dim=2 * d_model,
-            max_position_embeddings=64,
+            max_position_embeddings=positions,
             vocab_size=vocab_size,
             word_embed_proj_dim=d_model,
             init_std=0.2,

@@ -80,7 +80,7 @@ class Absorption(Result):
         spelling: share of words whose first letter the model names.
         words: how many were read; half of them are tested on.
         mean: the rate, mean over letters; None if fewer than half of the letters are represented.
-        represented: letters whose own features reach half the F1 of the probe on activations.
+        represented: letters that the probe on activations knows words of, and whose own features reach half its F1.
         split: features into which a letter is split, mean over letters; 1 if none is.
         probe_f1: F1 of the probes on activations, mean over letters.
         features_f1: F1 of those on the letters' own features, mean over letters.
@@ -104,8 +104,8 @@ def absorption(
 ) -> Absorption | CannotSpell | Result:
     """Measure absorption of first letters.
 
-    A letter's own features are those on which a k-sparse probe's F1 still rises by more than 0.03 (k = 1, 2, ...). They
-    are absorbed in a word that the probe on activations gets right if all of them are silent and the one feature that
+    A letter's own features are those on which a k-sparse probe's F1 still rises by more than 0.03 (k = 1, 2, ...; by
+    cross-validation on the words that probes are fitted on). They are absorbed in a word that the probe on activations gets right if all of them are silent and the one feature that
     contributes most to what the probe reads (code times decoder direction times probe) has a cosine of at least 0.025
     to it and makes up 0.4 of it or more.
 
@@ -172,7 +172,7 @@ def of_words(
         sums.append(torch.stack([absorbed, known], dim=1).double())
     figures, intervals = figures_and_intervals(torch.cat(sums, dim=1), _mean_rate)
     of = found.values()
-    represented = sum(v.features_f1 >= REPRESENTED * v.probe_f1 for v in of)
+    represented = sum(v.known > 0 and v.features_f1 >= REPRESENTED * v.probe_f1 for v in of)
     enough = 2 * represented >= len(of)
     why = f"Of {len(of)} letters, {represented} have features of their own that tell them half as well as a probe does."
     return Absorption(
@@ -193,19 +193,39 @@ def of_words(
 def own_features(
     codes: Float[Tensor, "words d_sae"], yes: Bool[Tensor, " words"], train: Bool[Tensor, " words"]
 ) -> tuple[Int[Tensor, " k"], float]:
-    """The features of a letter, and the F1 of a probe that reads them: as many as each raise it by more than 0.03.
+    """The features of a letter, and the F1 of a probe that reads them.
 
-    Features are ranked on the training half by how far they fire more for the letter; F1 is on the other half.
+    Features are ranked on the training words by how far they fire more for the letter, and the probe is fitted on them;
+    how many there are is decided on the training words too (see `how_many`). F1 is on the other words.
     """
-    ranked = largest(separation(codes[train], yes[train]), MOST_SPLIT)
-    best, chosen = -F1_RISE, ranked[:1]
-    for k in range(1, len(ranked) + 1):
-        some = codes[:, ranked[:k]]
-        reached = f1(fit_probe(some[train], yes[train]).scores(some[~train]) > 0, yes[~train])
+    k = how_many(codes[train], yes[train])
+    features = largest(separation(codes[train], yes[train]), k)
+    return features, f1(_says(codes[:, features], yes, train), yes[~train])
+
+
+def how_many(codes: Float[Tensor, "words d_sae"], yes: Bool[Tensor, " words"]) -> int:
+    """The number of a letter's features: as many as each raise the F1 by more than 0.03.
+
+    F1 is of all words, each by what is ranked and fitted on the half that it is not in: among many features, some rank
+    high by chance, and raise the F1 on the words that they were ranked on.
+    """
+    even = torch.where(yes, yes.cumsum(0), (~yes).cumsum(0)) % 2 == 0  # half of the letter's words, half of the others
+    halves = [(fit, largest(separation(codes[fit], yes[fit]), MOST_SPLIT)) for fit in (even, ~even)]
+    best = -F1_RISE
+    for k in range(1, len(halves[0][1]) + 1):
+        said = torch.zeros_like(yes)
+        for fit, ranked in halves:
+            said[~fit] = _says(codes[:, ranked[:k]], yes, fit)
+        reached = f1(said, yes)
         if reached <= best + F1_RISE and k > 1:
-            break
-        best, chosen = reached, ranked[:k]
-    return chosen, best
+            return k - 1
+        best = reached
+    return len(halves[0][1])
+
+
+def _says(codes: Float[Tensor, "words k"], yes: Bool[Tensor, " words"], fit: Bool[Tensor, " words"]) -> Tensor:
+    """What a probe that is fitted on some words says of the others."""
+    return fit_probe(codes[fit], yes[fit]).scores(codes[~fit]) > 0
 
 
 def is_absorbed(

@@ -16,12 +16,12 @@ from sleave.base.progress import progress
 from sleave.base.settings import Settings
 from sleave.behaviour.results import Intervals, Result, figures_and_intervals
 from sleave.codes.codes import as_codes
-from sleave.language.contexts import Context, contexts, is_heldout
+from sleave.language.contexts import Context, contexts, is_heldout, padded_keep
 from sleave.language.corpora import read_corpora
 from sleave.language.losses import POSITIONS, targets
 from sleave.language.model import HookedModel
 from sleave.language.settings import CorpusSettings, HarvestSettings
-from sleave.language.whole import WholeModel, padded_keep
+from sleave.language.whole import WholeModel
 
 BATCH_TOKENS = 1024  # that the model reads at once, padding included
 QUANTITIES = (

@@ -16,8 +16,9 @@ from sleave.base.settings import Settings
 from sleave.behaviour.probes import NOT_INSTALLED, fit_probe, installed, largest, separation
 from sleave.behaviour.results import Intervals, Result, figures_and_intervals
 from sleave.language.model import HookedModel
+from sleave.language.contexts import padded_keep
 from sleave.language.passages import Passage
-from sleave.language.whole import WholeModel, padded_keep
+from sleave.language.whole import WholeModel
 
 BATCH_TOKENS = 1024  # that the model reads at once, padding included
 FEATURES = (1, 2, 5)  # that a probe reads

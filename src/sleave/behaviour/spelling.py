@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sleave.base.progress import Advance
-from sleave.language.contexts import Context
+from sleave.language.contexts import Context, context_of
 from sleave.language.whole import WholeModel
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -64,19 +64,21 @@ class SpellingLists:
         letters = [ids(LINE[1].format(letter=letter)) for letter in LETTERS]
         self.answers = [x[0] for x in letters] if all(len(x) == 1 for x in letters) else None
         self._arrow, self._end = ids(LINE[0]), ids(LINE[2])
-        self._first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        self._tokenizer = tokenizer
         self._words = words
 
     def context(self, asked: Sequence[Word], draw: random.Random) -> tuple[Context, list[int]]:
         """A list that begins with words drawn at random; and where in it the words asked for are."""
         assert self.answers is not None
         examples = draw.sample([w for w in self._words if w not in asked], EXAMPLES)
-        tokens, places = [*self._first], []
+        tokens: list[int] = []
+        places = []
         for word in (*examples, *asked):
             places.append(len(tokens))
             tokens += [word.token, *self._arrow, self.answers[word.letter], *self._end]
-        keep = [False] * len(self._first) + [True] * (len(tokens) - len(self._first))
-        return Context(tuple(tokens), tuple(keep), 0), places[EXAMPLES:]
+        context = context_of(tokens, self._tokenizer, 0)
+        first = len(context.token_ids) - len(tokens)
+        return context, [first + place for place in places[EXAMPLES:]]
 
     @property
     def to_answer(self) -> int:

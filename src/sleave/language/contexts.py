@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from sleave.language.corpora import Document
 from sleave.language.settings import ContextSettings
@@ -43,6 +48,25 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids).union(added)
 
 
+def context_of(
+    token_ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    document: int,
+    special: AbstractSet[int] = frozenset(),
+) -> Context:
+    """Tokens of a text as a context: behind the beginning-of-sequence token, where the tokenizer has one.
+
+    Args:
+        token_ids: of the text alone.
+        tokenizer: the model's tokenizer.
+        document: its number.
+        special: ids of tokens whose activations are not wanted, if the text may hold some (see `special_ids`).
+    """
+    first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    keep = (*(False for _ in first), *(token not in special for token in token_ids))
+    return Context((*first, *token_ids), keep, document)
+
+
 def contexts(
     documents: Iterable[tuple[int, Document]],
     tokenizer: PreTrainedTokenizerBase,
@@ -56,8 +80,7 @@ def contexts(
         settings: the length of a context, and which to drop.
     """
     special = special_ids(tokenizer)
-    first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
-    length = settings.context_length - len(first)
+    length = settings.context_length - (tokenizer.bos_token_id is not None)
     limit = 1.0 if settings.max_special_fraction is None else settings.max_special_fraction
     stream = iter(documents)
     while some := list(itertools.islice(stream, DOCUMENTS_AT_ONCE)):
@@ -66,11 +89,21 @@ def contexts(
         for (number, _), ids in zip(some, tokens, strict=True):
             for start in range(0, len(ids), length):
                 piece = ids[start : start + length]
-                keep = [token not in special for token in piece]
-                share = 1 - sum(keep) / len(piece)
-                if sum(keep) < settings.min_tokens or share > limit:
-                    continue
-                yield Context((*first, *piece), (*(False for _ in first), *keep), number)
+                context = context_of(piece, tokenizer, number, special)
+                if context.num_kept >= settings.min_tokens and 1 - context.num_kept / len(piece) <= limit:
+                    yield context
+
+
+def padded_ids(contexts: Sequence[Context]) -> Int[Tensor, "contexts width"]:
+    """Token ids, padded on the right."""
+    width = max(len(c.token_ids) for c in contexts)
+    return torch.tensor([[*c.token_ids, *[0] * (width - len(c.token_ids))] for c in contexts])
+
+
+def padded_keep(contexts: Sequence[Context]) -> Bool[Tensor, "contexts width"]:
+    """Which positions hold a token that stands for text: neither padding nor special."""
+    width = max(len(c.token_ids) for c in contexts)
+    return torch.tensor([[*c.keep, *[False] * (width - len(c.keep))] for c in contexts])
 
 
 def is_heldout(document: Document, fraction: float, seed: int) -> bool:

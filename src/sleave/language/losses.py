@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sleave.language.contexts import Context
-from sleave.language.whole import WholeModel, padded_ids, padded_keep
+from sleave.language.contexts import Context, padded_ids, padded_keep
+from sleave.language.whole import WholeModel
 
 POSITIONS = 256  # at once: 268 MB of logits for a vocabulary of 262,144
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sleave.base.device import choose_device
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
-from sleave.language.contexts import Context, special_ids
+from sleave.language.contexts import Context, padded_ids, padded_keep, special_ids
 from sleave.language.packaged import packaged_model
 from sleave.language.quiet import quiet_transformers
 from sleave.language.settings import ModelSettings
@@ -108,19 +108,9 @@ class HookedModel:
         Raises:
             SleaveError: a context is longer than the model's positions.
         """
-        width = max(len(c.token_ids) for c in contexts)
-        if self._max_positions is not None and width > self._max_positions:
-            raise SleaveError(
-                f"`context_length` (={width}) must be at most {self._max_positions}, the positions that {self.name} "
-                "has; lower context_length."
-            )
         # Attention is causal, so no kept token sees the padding after it: no mask, which is faster, and any id pads.
-        token_ids = torch.zeros(len(contexts), width, dtype=torch.long)
-        keep = torch.zeros(len(contexts), width, dtype=torch.bool)
-        for i, context in enumerate(contexts):
-            token_ids[i, : len(context.token_ids)] = torch.tensor(context.token_ids)
-            keep[i, : len(context.keep)] = torch.tensor(context.keep)
-        keep = keep.to(self.device)
+        token_ids, keep = padded_ids(contexts), padded_keep(contexts).to(self.device)
+        check_positions(token_ids.shape[1], self._max_positions, self.name)
         rows: dict[int, Tensor] = {}
 
         def take(layer: int) -> Callable[..., None]:
@@ -197,6 +187,19 @@ def find_blocks(model: nn.Module, num_layers: int, name: str) -> nn.ModuleList:
         f"No list of {num_layers} blocks was found in {name} ({type(model).__name__}); "
         "only models made of one row of blocks can be read."
     )
+
+
+def check_positions(width: int, most: int | None, name: str) -> None:
+    """Refuse what is longer than the positions that a model has, if its config says how many they are.
+
+    Raises:
+        SleaveError: it is longer.
+    """
+    if most is not None and width > most:
+        raise SleaveError(
+            f"`context_length` (={width}) must be at most {most}, the positions that {name} has; lower context_length "
+            "(of passages: tokens), or give shorter questions."
+        )
 
 
 def _attention(config: Any) -> str | None:

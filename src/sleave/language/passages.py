@@ -44,6 +44,8 @@ class Passage:
 def passages(settings: PassageSettings, tokenizer: Any, unseen: Callable[[Document], bool]) -> list[Passage]:
     """The beginnings of all documents that training never saw, in an order that the seed fixes.
 
+    Of documents that begin alike only the first is there, so that no passage can be on both sides of a split.
+
     Raises:
         SleaveError: the text is missing, or training has seen all of it.
     """
@@ -57,22 +59,24 @@ def passages(settings: PassageSettings, tokenizer: Any, unseen: Callable[[Docume
             "None of the labelled documents is new to this autoencoder, or all are too short. Give others as "
             "evaluation.passages.corpus."
         )
-    return [Passage(context, documents[number].label) for number, context in first.items()]
+    distinct: dict[tuple[int, ...], Context] = {}
+    for context in first.values():
+        distinct.setdefault(context.token_ids, context)
+    return [Passage(context, documents[context.document].label) for context in distinct.values()]
 
 
 def unseen_by(corpora: Sequence[CorpusSettings], harvest: HarvestSettings) -> Callable[[Document], bool]:
     """Tells whether a harvest's training side has not got a document.
 
     A document that the hash holds out is new, whatever corpus it is of; any other must not be in the corpora's text. A
-    corpus on the hub is not read for this: of documents from the hub, only those that are held out count as new.
+    corpus on the hub is not read for this: with one, only what is held out counts as new, since a corpus of any kind
+    may hold the same texts.
     """
-    local = [c for c in corpora if not isinstance(c, HubCorpus)]
-    trained = {d.text for d in read_corpora(local, 0)} if local else set()
-    on_hub = len(local) < len(corpora)
+    on_hub = any(isinstance(c, HubCorpus) for c in corpora)
+    trained = set() if on_hub else {d.text for d in read_corpora(corpora, 0)}
 
     def unseen(document: Document) -> bool:
-        if is_heldout(document, harvest.heldout_fraction, harvest.seed):
-            return True
-        return document.text not in trained and not (on_hub and document.source.startswith("hub:"))
+        heldout = is_heldout(document, harvest.heldout_fraction, harvest.seed)
+        return heldout or not (on_hub or document.text in trained)
 
     return unseen

@@ -7,12 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sleave.base.errors import SleaveError
-from sleave.language.contexts import Context
-from sleave.language.model import find_blocks, load_causal_model
+from sleave.language.contexts import Context, padded_ids
+from sleave.language.model import check_positions, find_blocks, load_causal_model
 from sleave.language.settings import ModelSettings
 
 
@@ -37,6 +37,7 @@ class WholeModel:
         self.name = name
         self.d_in: int = config.hidden_size
         self.num_layers = len(self._blocks)
+        self._max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self.device = device
         self._in_tuples = self._give_tuples()
         self.dtype: torch.dtype = next(model.parameters()).dtype
@@ -60,12 +61,14 @@ class WholeModel:
             layer: the block, counted from 0.
 
         Raises:
-            SleaveError: there is no such block.
+            SleaveError: there is no such block, or a context is longer than the model's positions.
         """
         if not 0 <= layer < self.num_layers:
             raise SleaveError(
                 f"`layer` (={layer}) must be between 0 and {self.num_layers - 1}, the last of {self.name}."
             )
+        token_ids = padded_ids(contexts)
+        check_positions(token_ids.shape[1], self._max_positions, self.name)
         taken: list[Tensor] = []
 
         def take(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -74,7 +77,7 @@ class WholeModel:
         handle = self._blocks[layer].register_forward_hook(take)
         try:
             with self._skipping(range(layer + 1, self.num_layers)):
-                self._base(input_ids=padded_ids(contexts).to(self.device), use_cache=False)
+                self._base(input_ids=token_ids.to(self.device), use_cache=False)
         finally:
             handle.remove()
         return taken[0]
@@ -134,18 +137,6 @@ class WholeModel:
         finally:
             handle.remove()
         return logits[0].float()
-
-
-def padded_ids(contexts: Sequence[Context]) -> Int[Tensor, "contexts width"]:
-    """Token ids, padded on the right."""
-    width = max(len(c.token_ids) for c in contexts)
-    return torch.tensor([[*c.token_ids, *[0] * (width - len(c.token_ids))] for c in contexts])
-
-
-def padded_keep(contexts: Sequence[Context]) -> Bool[Tensor, "contexts width"]:
-    """Which positions hold a token that stands for text: neither padding nor special."""
-    width = max(len(c.token_ids) for c in contexts)
-    return torch.tensor([[*c.keep, *[False] * (width - len(c.keep))] for c in contexts])
 
 
 @contextmanager
