@@ -63,12 +63,15 @@ def test_each_layer_gets_a_folder_of_its_own(material, trained, tmp_path):
     assert content(runs[0].sae) == content(trained.sae)
     assert content(runs[0].sae) != content(runs[1].sae)
     assert [r.path for r in jobs.runs_in(tmp_path / "both")] == [r.path for r in runs]
+    first, second, alone = (r.results()["training"]["activations"] for r in (*runs, trained))
+    assert first == alone != second
 
 
 def test_training_harvests_first(material, trained, tmp_path):
     recipe = small_recipe(material, harvest={"store": str(tmp_path / "store")})
     (run,) = jobs.train(recipe, tmp_path / "run")
     assert content(run.sae) == content(trained.sae)
+    assert run.results()["training"]["activations"] == trained.results()["training"]["activations"]
     assert content(tmp_path / "store") == content(Path(material["harvest"]["store"]))
 
 

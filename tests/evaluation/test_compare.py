@@ -45,7 +45,7 @@ def test_what_is_shared_does_not_widen_the_interval():
     assert (c.method, c.baseline, c.status, c.notes, d.verdict) == ("b", ("a",), "ok", (), "worse")
     alone = Method({"a": runs["a"]}).interval(FVU)
     assert alone[1] - alone[0] > 5 * 2 * half
-    other = compare({"a": run(), "b": run("mi", 0.31, own=0.001, fingerprint="others")})[0]
+    other = compare({"a": run(), "b": run("mi", 0.31, own=0.001, fingerprint="others")}, ["a"])[0]
     assert of(other).verdict == "within noise"
     assert "measured on other rows" in other.notes[0]
 
@@ -162,6 +162,28 @@ def test_other_architectures_and_widths_are_no_baseline():
 def test_a_run_that_was_not_measured():
     runs = {"a": run(), "b": {"training": run("mi")["training"]}}
     assert compare(runs)[0].status == "not_measured"
+
+
+@pytest.mark.parametrize("other", [{"activations": "layer 3"}, {"fingerprint": "layer 3"}])
+def test_runs_on_other_activations_are_no_baseline(other):
+    runs = {"a": run(activations="layer 8"), "c": run("mi", **{"activations": "layer 8"} | other)}
+    (c,) = compare(runs)
+    assert (c.status, c.baseline, c.differences) == ("no_baseline", (), ())
+    assert "architecture, widths and activations" in c.notes[0]
+    assert compare(runs, ["a"])[0].status == "ok"
+    both = compare(
+        {**runs, "d": run(**{"activations": "layer 8", "l0": 60.0} | other), "e": run("mi", activations="layer 8")}
+    )
+    assert [c.baseline for c in both] == [("d",), ("a",)]  # not one frontier of two layers
+
+
+@pytest.mark.parametrize("match", ["l0", "fvu"])
+def test_a_baseline_where_nothing_fires_is_left_out(match):
+    dead = run(fvu=0.0, l0=0.0)
+    (c,) = compare({**frontier(), "dead": dead, "b": run("mi", 0.4, l0=30.0)}, match=match)
+    assert (c.status, len(c.baseline)) == ("ok", 2)
+    assert "dead" not in c.baseline
+    assert compare({"dead": dead, "b": run("mi")})[0].status == "no_baseline"
 
 
 def test_every_figure_has_a_name_and_a_place_of_its_own():

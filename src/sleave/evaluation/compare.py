@@ -23,8 +23,12 @@ from sleave.evaluation.methods import Interval, Method, Results, methods, value_
 Verdict = Literal["better", "worse", "within noise"]
 Status = Literal["ok", "no_baseline", "outside_frontier", "not_measured"]
 MATCHES: dict[str, tuple[str, str]] = {"l0": ("L0", L0), "fvu": ("FVU", FVU)}
+NO_BASELINE = (
+    "no run without a constraint is beside it that has its architecture, widths and activations, was measured on the "
+    "same rows and has {} above 0"
+)
 LIKE = 0.03  # how far two may be apart and still count as alike
-SAME = ("training.architecture", "training.d_in", "training.d_sae")
+SAME = ("training.architecture", "training.d_in", "training.d_sae", "training.activations")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> t
 
     Args:
         runs: results.json by run.
-        baseline: names of runs; by default those with the constraint `none`, of the method's architecture and widths.
+        baseline: names of runs; by default those with the constraint `none` of the method's architecture, widths and
+            activations, measured on the same rows.
         match: at the same what: `l0` or `fvu`.
 
     Raises:
@@ -92,7 +97,8 @@ def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> t
 
 
 def _alike(method: Method, point: Method) -> bool:
-    return all(method.value(path) == point.value(path) for path in SAME)
+    same = all(method.value(path) == point.value(path) for path in SAME)
+    return same and len(method.fingerprints | point.fingerprints) == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +128,11 @@ class _Reference:
 
 def _compared(method: Method, points: Sequence[Method], match: str) -> Comparison:
     name, path = MATCHES[match]
-    points = sorted((p for p in points if p.value(path) is not None), key=lambda p: float(p.value(path)))
-    if not points:
-        why = "no run without a constraint, of the same architecture and widths, is beside it"
-        return Comparison(method.name, tuple(method.runs), (), "no_baseline", (why,), ())
-    own = method.value(path)
-    if own is None:
+    if (own := method.value(path)) is None:
         return Comparison(method.name, tuple(method.runs), (), "not_measured", (f"its {name} is not known",), ())
+    points = sorted((p for p in points if (p.value(path) or 0) > 0), key=lambda p: float(p.value(path)))
+    if not points:
+        return Comparison(method.name, tuple(method.runs), (), "no_baseline", (NO_BASELINE.format(name),), ())
     at = [float(p.value(path)) for p in points]
     if len(points) > 1 and not at[0] * (1 - LIKE) <= own <= at[-1] * (1 + LIKE):
         why = f"{name} {own:.4g} is outside that of the baselines, {at[0]:.4g} to {at[-1]:.4g}"
