@@ -27,6 +27,11 @@ class Figure:
     style: str = ""
     better: Better = "neither"
 
+    @property
+    def part(self) -> str:
+        """The part of results.json that it is in."""
+        return self.path.partition(".")[0]
+
     def written(self, value: object) -> str:
         """The value as text."""
         return f"{float(str(value)) / 1e9:.2f}" if self.style == "GB" else format(value, self.style)
