@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import content, make_material, small_recipe
 
 from sleave import jobs
 from sleave.base.errors import SleaveError
+from sleave.jobs import evaluation
+from sleave.jobs.families import FAMILIES
 from sleave.language.model import HookedModel
 from sleave.training.run import RunDirectory
 
@@ -63,12 +67,15 @@ def test_each_layer_gets_a_folder_of_its_own(material, trained, tmp_path):
     assert content(runs[0].sae) == content(trained.sae)
     assert content(runs[0].sae) != content(runs[1].sae)
     assert [r.path for r in jobs.runs_in(tmp_path / "both")] == [r.path for r in runs]
+    first, second, alone = (r.results()["training"]["activations"] for r in (*runs, trained))
+    assert first == alone != second
 
 
 def test_training_harvests_first(material, trained, tmp_path):
     recipe = small_recipe(material, harvest={"store": str(tmp_path / "store")})
     (run,) = jobs.train(recipe, tmp_path / "run")
     assert content(run.sae) == content(trained.sae)
+    assert run.results()["training"]["activations"] == trained.results()["training"]["activations"]
     assert content(tmp_path / "store") == content(Path(material["harvest"]["store"]))
 
 
@@ -101,7 +108,32 @@ def test_evaluation_is_kept_until_asked_for_again(run, monkeypatch):
 def test_evaluation_with_a_store_that_moved(material, run, tmp_path):
     expected = figures(jobs.evaluate(run))
     moved = shutil.copytree(material["harvest"]["store"], tmp_path / "moved")
-    assert jobs.evaluate(run, str(moved))["heldout"].items() >= expected.items()
+    run.add_results("heldout", {**run.results()["heldout"], "rows": 0})
+    assert jobs.evaluate(run, str(moved))["heldout"]["rows"] == 0  # it is there
+    assert jobs.evaluate(run, str(moved), again=True)["heldout"].items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("changed", "calls"),
+    [({}, 0), ({"status": "too_few"}, 0), ({"status": "not_installed"}, 1), ({"status": "no_store"}, 1)],
+)
+def test_what_was_missing_then_is_looked_for_again(run, monkeypatch, changed, calls):
+    measured = []
+    family = replace(FAMILIES["probing"], measure=lambda subject: measured.append(subject) or {"status": "ok"})
+    monkeypatch.setattr(evaluation, "FAMILIES", {"probing": family})
+    asked = jobs.evaluate(run, suite="probing")["probing"]
+    assert asked["environment"].keys() == {"commit", "sleave", "torch"}
+    assert asked["environment"]["torch"] == torch.__version__
+    run.add_results("probing", asked | changed)
+    jobs.evaluate(run, suite="probing")
+    assert len(measured) == 1 + calls
+
+
+def test_an_audit_whose_file_is_gone_is_made_again(run):
+    jobs.evaluate(run, suite="audit")
+    run.audit_file.unlink()
+    jobs.evaluate(run, suite="audit")
+    assert run.audit_file.is_file()
 
 
 def test_evaluation_without_a_store(material, tmp_path):

@@ -67,6 +67,14 @@ def test_any_other_kind_keeps_the_rest_of_its_section():
     assert make({"autoencoder": {"kind": "relu"}}).autoencoder.d_sae == 64
 
 
+def test_sections_in_sections_are_merged():
+    given = {"max_rows": 9, "unlearning": {"train": 20, "ce_rise": 0.3}}
+    evaluation = make({"evaluation": {"unlearning": {"topics": ["Sport"]}}}, evaluation=given).evaluation
+    assert evaluation.max_rows == 9
+    asked = evaluation.unlearning
+    assert (asked.train, asked.ce_rise, asked.topics) == (20, 0.3, ("Sport",))
+
+
 def test_lists_are_replaced_and_none_unsets():
     corpus = [{"kind": "files", "paths": ["a.txt"]}]
     recipe = make(

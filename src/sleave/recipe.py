@@ -102,7 +102,7 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any], *, wher
 
 
 def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `overrides` laid over them, section by section."""
+    """`values` with `overrides` laid over them, section by section, however deep."""
     result = dict(values)
     for key, value in overrides.items():
         section = result.get(key)
@@ -111,5 +111,5 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         elif key in KEPT and value.get("kind", section.get("kind")) != section.get("kind"):
             result[key] = {name: kept for name, kept in section.items() if name in KEPT[key]} | dict(value)
         else:
-            result[key] = {**section, **value}
+            result[key] = merged(section, value)
     return result

@@ -45,7 +45,7 @@ def test_what_is_shared_does_not_widen_the_interval():
     assert (c.method, c.baseline, c.status, c.notes, d.verdict) == ("b", ("a",), "ok", (), "worse")
     alone = Method({"a": runs["a"]}).interval(FVU)
     assert alone[1] - alone[0] > 5 * 2 * half
-    other = compare({"a": run(), "b": run("mi", 0.31, own=0.001, fingerprint="others")})[0]
+    other = compare({"a": run(), "b": run("mi", 0.31, own=0.001, fingerprint="others")}, ["a"])[0]
     assert of(other).verdict == "within noise"
     assert "measured on other rows" in other.notes[0]
 
@@ -92,8 +92,11 @@ def test_intervals_that_a_part_gives():
 
 def test_another_sparsity_is_said():
     (c,) = compare({"a": run(l0=53.9), "b": run("mi", l0=49.5)})
-    assert c.notes == ("not at like L0: 49.5 against 53.9",)
-    assert compare({"a": run(l0=50.0), "b": run("mi", l0=51.0)})[0].notes == ()
+    assert c.notes == ("not at like L0, so no verdicts: 49.5 against 53.9",)
+    assert all(d.verdict is None for d in c.differences)
+    assert of(c).interval is not None
+    (like,) = compare({"a": run(l0=50.0), "b": run("mi", l0=51.0)})
+    assert (like.notes, of(like).verdict) == ((), "within noise")
 
 
 def frontier():
@@ -135,13 +138,65 @@ def test_seeds_are_taken_together():
     assert (c.method, c.runs) == ("b0 and 2 more seeds", ("b0", "b1", "b2"))
     d = of(c)
     assert d.difference == pytest.approx(0.03)
-    low, high = stats.t.interval(0.95, 2, loc=0.03, scale=stats.sem(values))
+    spread = math.hypot(stats.sem(values), 0.03)  # of a mean of three, and of one run of a spread like theirs
+    low, high = stats.t.interval(0.95, 2, loc=0.03, scale=spread)
     assert d.interval == pytest.approx((low, high))  # wider than that over documents, which all share
     assert d.verdict == "within noise"
     both = {f"a{n}": run("none", v, seed=n) for n, v in enumerate((0.2, 0.21))}
     spread = math.hypot(stats.sem(values), stats.sem([0.2, 0.21]))
     half = stats.t.ppf(0.975, 1) * spread
     assert of(compare({**both, **runs})[0]).interval == pytest.approx((0.125 - half, 0.125 + half))
+
+
+def test_the_seeds_of_a_baseline_count_too():
+    values = [0.30, 0.33, 0.36]
+    d = of(compare({f"a{n}": run("none", v, seed=n) for n, v in enumerate(values)} | {"b": run("mi", 0.36, seed=0)})[0])
+    half = stats.t.ppf(0.975, 2) * math.hypot(stats.sem(values), 0.03)
+    assert d.interval == pytest.approx((0.03 - half, 0.03 + half))
+    assert d.verdict == "within noise"
+
+
+def part(value, half, figure, **more):
+    return {"status": "ok", figure: value, "intervals": {figure: [value - half, value + half]}} | more
+
+
+def test_seeds_do_not_shrink_what_they_do_not_change():
+    """Known features are trained with seeds of their own: three runs of a recipe have the same figures."""
+    runs = {f"b{n}": run("mi", seed=n) | {"ground_truth": part(0.9, 0.05, "mcc")} for n in range(3)}
+    assert Method(runs).interval("ground_truth.mcc") == pytest.approx((0.85, 0.95))
+    d = of(compare({"a": run() | {"ground_truth": part(0.88, 0.05, "mcc")}, **runs})[0], "ground_truth.mcc")
+    half = math.hypot(0.05, 0.05)
+    assert d.interval == pytest.approx((0.02 - half, 0.02 + half))
+    assert d.verdict == "within noise"
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_ready_intervals_of_several_seeds(spread):
+    values, halves = [0.6 - spread, 0.6, 0.6 + spread], [0.03, 0.06, 0.06]
+    each = zip(values, halves, strict=True)
+    runs = {f"b{n}": run("mi", seed=n) | {"unlearning": part(*e, "headline")} for n, e in enumerate(each)}
+    half = max(0.09 / 3, stats.t.ppf(0.975, 2) * stats.sem(values))
+    assert Method(runs).interval("unlearning.headline") == pytest.approx((0.6 - half, 0.6 + half))
+
+
+def test_what_was_measured_with_other_settings_is_not_compared():
+    a, b = ({"unlearning": part(0.5, 0.1, "headline", settings={"ce_rise": rise})} for rise in (0.1, 0.3))
+    probing = {"probing": part(0.9, 0.01, "accuracy_1", settings={})}
+    (c,) = compare({"a": run() | a | probing, "b": run("mi") | b | probing})
+    assert c.notes == ("measured with other settings than its baseline, so not compared: unlearning",)
+    assert {d.figure.part for d in c.differences} == {"heldout", "probing"}
+    (c,) = compare({"a": run() | a, "b": run("mi") | a})
+    assert (c.notes, of(c, "unlearning.headline").difference) == ((), 0)
+    one_seed = {f"b{n}": run("mi", seed=n) | part for n, part in enumerate((a, b))}
+    assert "unlearning" in compare({"a": run() | a, **one_seed})[0].notes[0]
+
+
+def test_baselines_that_change_places_without_a_group_give_no_paired_interval():
+    runs = {"a": run(l0=39.9), "b": run(l0=40.1), "c": run("mi", 0.4, l0=40.0)}
+    runs["a"]["heldout"]["groups"]["codes.l0"] = [40.1] * 10
+    runs["b"]["heldout"]["groups"]["codes.l0"] = [40.1] * 10
+    d = of(compare(runs)[0])
+    assert d.interval[1] - d.interval[0] > 0.05  # as if independent
 
 
 def test_a_copy_of_a_run_is_no_second_seed():
@@ -162,6 +217,28 @@ def test_other_architectures_and_widths_are_no_baseline():
 def test_a_run_that_was_not_measured():
     runs = {"a": run(), "b": {"training": run("mi")["training"]}}
     assert compare(runs)[0].status == "not_measured"
+
+
+@pytest.mark.parametrize("other", [{"activations": "layer 3"}, {"fingerprint": "layer 3"}])
+def test_runs_on_other_activations_are_no_baseline(other):
+    runs = {"a": run(activations="layer 8"), "c": run("mi", **{"activations": "layer 8"} | other)}
+    (c,) = compare(runs)
+    assert (c.status, c.baseline, c.differences) == ("no_baseline", (), ())
+    assert "architecture, widths and activations" in c.notes[0]
+    assert compare(runs, ["a"])[0].status == "ok"
+    both = compare(
+        {**runs, "d": run(**{"activations": "layer 8", "l0": 60.0} | other), "e": run("mi", activations="layer 8")}
+    )
+    assert [c.baseline for c in both] == [("d",), ("a",)]  # not one frontier of two layers
+
+
+@pytest.mark.parametrize("match", ["l0", "fvu"])
+def test_a_baseline_where_nothing_fires_is_left_out(match):
+    dead = run(fvu=0.0, l0=0.0)
+    (c,) = compare({**frontier(), "dead": dead, "b": run("mi", 0.4, l0=30.0)}, match=match)
+    assert (c.status, len(c.baseline)) == ("ok", 2)
+    assert "dead" not in c.baseline
+    assert compare({"dead": dead, "b": run("mi")})[0].status == "no_baseline"
 
 
 def test_every_figure_has_a_name_and_a_place_of_its_own():

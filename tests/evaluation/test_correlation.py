@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sleave.base.errors import NotEnoughMemory
 from sleave.codes.codes import Codes
 from sleave.evaluation import correlation
-from sleave.evaluation.correlation import Correlation, turned
+from sleave.evaluation.correlation import turned
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999, "p9999": 0.9999}
 
@@ -27,10 +27,8 @@ def codes(rows=400, d_sae=50, seed=0):
 
 
 def measure(acts, cuts=()):
-    c = Correlation()
-    for part in acts.tensor_split(list(cuts)):
-        c.update(part)
-    return asdict(c.compute())
+    whole = Codes.cat([Codes.from_dense(part) for part in acts.tensor_split(list(cuts)) if len(part)])
+    return asdict(correlation.correlation(whole, turned(whole)))
 
 
 def brute_force(acts):

@@ -177,6 +177,11 @@ def test_rows_that_are_not_finite(bad):
     evaluate_rows(trained(), x.split(100), max_rows=600)  # only those that are used matter
 
 
+def test_too_few_documents():
+    with pytest.raises(SleaveError, match=r"`documents` has 150 numbers, and there are more rows; give one for each"):
+        evaluate_rows(trained(), rows().split(100), documents=torch.arange(150))
+
+
 def test_wrong_width():
     with pytest.raises(SleaveError, match="`x` has width 5, but this autoencoder reads width 6"):
         evaluate_rows(trained(), [torch.randn(20, 5)])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sleave.evaluation.correlation import Correlation
+from sleave.codes.codes import Codes
+from sleave.evaluation.correlation import correlation, turned
 from sleave.evaluation.information import Information
 from sleave.evaluation.jackknife import interval, quantile_of_t, standard_error
 
@@ -43,10 +44,9 @@ def independent(rows=2000, d_sae=200, seed=0):
 
 
 def figures(acts):
-    correlation, information = Correlation(), Information()
-    correlation.update(acts)
-    information.update(acts)
-    return correlation.compute().p999_pearson, information.compute().p999
+    codes, information = Codes.from_dense(acts), Information()
+    information.update(codes)
+    return correlation(codes, turned(codes)).p999_pearson, information.compute().p999
 
 
 def test_rows_drawn_again_make_independent_features_look_dependent():

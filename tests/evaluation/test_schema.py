@@ -15,6 +15,7 @@ from toy_run import make_recipe
 import sleave
 from sleave import jobs
 from sleave.evaluation.evaluate import Evaluation
+from sleave.jobs.families import FAMILIES
 from sleave.training.run import RESULTS_SCHEMA
 
 SCHEMA = json.loads((Path(sleave.__file__).parent / "evaluation" / "results.schema.json").read_text())
@@ -64,9 +65,16 @@ def test_a_real_result(results):
 
 
 def test_other_parts_need_a_status(results):
-    part = {"status": "ok", "settings": {}, "seconds": 1.0, "mcc": 0.5, "intervals": {"mcc": [0.4, 0.6]}}
+    made = results["heldout"]["environment"]
+    part = {"status": "ok", "settings": {}, "seconds": 1.0, "environment": made, "mcc": 0.5}
+    part["intervals"] = {"mcc": [0.4, 0.6]}
     assert mistakes({**results, "ground_truth": part}, SCHEMA) == []
     assert mistakes({**results, "ground_truth": {"mcc": 0.5}}, SCHEMA)[0] == "results.ground_truth lacks status"
+    assert mistakes({**results, "others": part}, SCHEMA) == ["results must not have others"]
+
+
+def test_every_family_has_a_place():
+    assert SCHEMA["properties"].keys() == {"schema", "environment", "training", *FAMILIES}
 
 
 @pytest.mark.parametrize(

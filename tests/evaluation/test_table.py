@@ -2,6 +2,7 @@
 
 import csv
 import io
+from copy import deepcopy
 
 import pytest
 from rich.console import Console
@@ -75,7 +76,24 @@ def test_csv(tmp_path):
         "FVU, difference, high": "0.1000",
         "FVU, verdict": "worse",
     }
+    assert (b["baseline"], b["notes"], a["baseline"]) == ("runs/a", "-", "-")
     assert b["seconds/step, verdict"] == b["CE loss score"] == "-"
+
+
+def test_csv_of_several_seeds(tmp_path):
+    """What the seeds have together is in a row of its own, beside none of theirs."""
+    seeds = {f"b{n}": deepcopy(PART) for n in range(2)}
+    for n, results in enumerate(seeds.values()):
+        results["training"] |= {"recipe": "b", "seed": n}
+        results["heldout"] |= {"rows": 1000, "scaled": {"fvu": 0.6 + n / 10}, "codes": {"l0": 60.0}}
+    runs = {"a": WHOLE, **seeds}
+    write_table(tmp_path / "t.csv", runs, compare(runs))
+    a, *each, both = csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
+    assert [(e["run"], e["FVU"], e["FVU, difference"]) for e in each] == [("b0", "0.6000", "-"), ("b1", "0.7000", "-")]
+    assert (both["run"], both["FVU"], both["FVU, difference"]) == ("b0 and 1 more seeds", "0.6500", "0.1500")
+    assert (both["held-out rows"], both["constraint"]) == ("1000", "mi")
+    assert (both["baseline"], both["notes"]) == ("a", "not at like L0, so no verdicts: 60 against 50")
+    assert {row["notes"] for row in (a, *each)} == {"-"}
 
 
 def test_markdown(tmp_path):

@@ -67,10 +67,10 @@ Each suite is a part of DIR/results.json. A part that was measured with the same
 given; what was measured before a run is stopped stays.
 
 SUITES
-Each run is held against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint, of the
-same architecture and widths, or those given. Between baselines of several sparsities it is interpolated. A difference
-whose 95% interval holds 0 is within noise. Runs that differ only in their seed are taken together. docs/evaluation.md
-says what each figure is, and how it can mislead. Next: sleave report DIR...
+Each run is held against a baseline at the same L0 (--match fvu: the same FVU): the runs without a constraint of the
+same architecture, widths and activations, or those given. Between baselines of several sparsities it is interpolated.
+A difference whose 95% interval holds 0 is within noise. Runs that differ only in their seed are taken together.
+docs/evaluation.md says what each figure is, and how it can mislead. Next: sleave report DIR...
 """
 
 REPORT = """\

@@ -11,20 +11,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.evaluation.figures import FIGURES, FVU, L0, Figure
 from sleave.evaluation.jackknife import interval, quantile_of_t
-from sleave.evaluation.methods import Interval, Method, Results, methods, value_at, wider
+from sleave.evaluation.methods import Interval, Method, Results, measured_alike, methods, value_at, wider
 
 Verdict = Literal["better", "worse", "within noise"]
 Status = Literal["ok", "no_baseline", "outside_frontier", "not_measured"]
 MATCHES: dict[str, tuple[str, str]] = {"l0": ("L0", L0), "fvu": ("FVU", FVU)}
+NO_BASELINE = (
+    "no run without a constraint is beside it that has its architecture, widths and activations, was measured on the "
+    "same rows and has {} above 0"
+)
 LIKE = 0.03  # how far two may be apart and still count as alike
-SAME = ("training.architecture", "training.d_in", "training.d_sae")
+SAME = ("training.architecture", "training.d_in", "training.d_sae", "training.activations")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Difference:
         figure: which.
         value, baseline: the two.
         interval: 95% interval of the difference; None if none is known.
-        verdict: `within noise` if the interval holds 0; None without an interval, or if no way is better.
+        verdict: `within noise` if the interval holds 0; None without an interval, if no way is better, or if the two
+            are not at like L0 (or FVU).
     """
 
     figure: Figure
@@ -76,7 +81,8 @@ def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> t
 
     Args:
         runs: results.json by run.
-        baseline: names of runs; by default those with the constraint `none`, of the method's architecture and widths.
+        baseline: names of runs; by default those with the constraint `none` of the method's architecture, widths and
+            activations, measured on the same rows.
         match: at the same what: `l0` or `fvu`.
 
     Raises:
@@ -92,7 +98,7 @@ def compare(runs: Results, baseline: Sequence[str] = (), match: str = "l0") -> t
 
 
 def _alike(method: Method, point: Method) -> bool:
-    return all(method.value(path) == point.value(path) for path in SAME)
+    return all(method.value(path) == point.value(path) for path in SAME) and _on_the_same_rows([method, point])
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,26 +115,31 @@ class _Reference:
         return None if low is None or high is None else low + self.weight * (high - low)
 
     def without(self, path: str, groups: int) -> list[float] | None:
-        low, high, weights = self.low.without(path), self.high.without(path), self.weights or [0.0] * groups
-        if low is None or high is None or not len(low) == len(high) == len(weights) == groups:
+        low, high, weights = self.low.without(path), self.high.without(path), self.weights
+        if not self.interpolated:
+            weights = [0.0] * groups
+        if low is None or high is None or weights is None or not len(low) == len(high) == len(weights) == groups:
             return None
         return [a + w * (b - a) for a, b, w in zip(low, high, weights, strict=True)]
 
     @property
+    def interpolated(self) -> bool:
+        """Whether it lies between two."""
+        return self.low is not self.high
+
+    @property
     def parts(self) -> list[tuple[Method, float]]:
         """The baselines, and how much each counts."""
-        return [(self.low, 1.0)] if self.low is self.high else [(self.low, 1 - self.weight), (self.high, self.weight)]
+        return [(self.low, 1 - self.weight), (self.high, self.weight)] if self.interpolated else [(self.low, 1.0)]
 
 
 def _compared(method: Method, points: Sequence[Method], match: str) -> Comparison:
     name, path = MATCHES[match]
-    points = sorted((p for p in points if p.value(path) is not None), key=lambda p: float(p.value(path)))
-    if not points:
-        why = "no run without a constraint, of the same architecture and widths, is beside it"
-        return Comparison(method.name, tuple(method.runs), (), "no_baseline", (why,), ())
-    own = method.value(path)
-    if own is None:
+    if (own := method.value(path)) is None:
         return Comparison(method.name, tuple(method.runs), (), "not_measured", (f"its {name} is not known",), ())
+    points = sorted((p for p in points if (p.value(path) or 0) > 0), key=lambda p: float(p.value(path)))
+    if not points:
+        return Comparison(method.name, tuple(method.runs), (), "no_baseline", (NO_BASELINE.format(name),), ())
     at = [float(p.value(path)) for p in points]
     if len(points) > 1 and not at[0] * (1 - LIKE) <= own <= at[-1] * (1 + LIKE):
         why = f"{name} {own:.4g} is outside that of the baselines, {at[0]:.4g} to {at[-1]:.4g}"
@@ -136,20 +147,25 @@ def _compared(method: Method, points: Sequence[Method], match: str) -> Compariso
             method.name, tuple(method.runs), tuple(p.name for p in points), "outside_frontier", (why,), ()
         )
     reference = _reference(method, points, path)
-    notes = []
-    interpolated = reference.low is not reference.high
-    there = reference.value(path)
-    if not interpolated and there and abs(own / there - 1) > LIKE:
-        notes.append(f"not at like {name}: {own:.4g} against {there:.4g}")
-    if len(method.fingerprints.union(*(p.fingerprints for p, _ in reference.parts))) > 1:
-        notes.append("measured on other rows than its baseline: intervals are wider than they need be")
-    matched = path if interpolated else ""  # which is equal by construction
+    beside = [method, *(p for p, _ in reference.parts)]
+    matched = path if reference.interpolated else ""  # which is equal by construction
     figures = [f for section, part in FIGURES.items() for f in part if section != "run" and f.path != matched]
-    differences = [_difference(method, reference, figure) for figure in figures]
-    found = tuple(d for d in differences if d is not None)
-    return Comparison(
-        method.name, tuple(method.runs), tuple(p.name for p, _ in reference.parts), "ok", tuple(notes), found
-    )
+    found = [d for figure in figures if (d := _difference(method, reference, figure)) is not None]
+    notes = []
+    if unlike := [p for p in dict.fromkeys(d.figure.part for d in found) if not measured_alike(p, beside)]:
+        notes.append(f"measured with other settings than its baseline, so not compared: {', '.join(unlike)}")
+        found = [d for d in found if d.figure.part not in unlike]
+    if not reference.interpolated and abs(own / (there := float(reference.low.value(path))) - 1) > LIKE:
+        notes.append(f"not at like {name}, so no verdicts: {own:.4g} against {there:.4g}")
+        found = [replace(d, verdict=None) for d in found]
+    if not _on_the_same_rows(beside):
+        notes.append("measured on other rows than its baseline: intervals are wider than they need be")
+    names = tuple(p.name for p, _ in reference.parts)
+    return Comparison(method.name, tuple(method.runs), names, "ok", tuple(notes), tuple(found))
+
+
+def _on_the_same_rows(beside: Sequence[Method]) -> bool:
+    return len(frozenset[str]().union(*(m.fingerprints for m in beside))) == 1
 
 
 def _reference(method: Method, points: Sequence[Method], path: str) -> _Reference:
@@ -158,13 +174,18 @@ def _reference(method: Method, points: Sequence[Method], path: str) -> _Referenc
     for low, high in pairwise(points):
         a, b = low.value(path), high.value(path)
         if a <= own <= b and a < b:
-            each = [m.without(path) for m in (method, low, high)]
-            weights = None
-            if all(e is not None and len(e) == len(each[0] or ()) for e in each):
-                weights = [_weight(*three) for three in zip(*(e or () for e in each), strict=True)]
-            return _Reference(low, high, _weight(own, a, b), weights)
+            return _Reference(low, high, _weight(own, a, b), _weights([m.without(path) for m in (method, low, high)]))
     nearest = min(points, key=lambda p: abs(float(p.value(path)) - own))
     return _Reference(nearest, nearest)
+
+
+def _weights(each: Sequence[Sequence[float] | None]) -> list[float] | None:
+    """Without each group; None where that is not known, or where a group decides which baseline is the sparser."""
+    known = [values for values in each if values is not None and len(values) == len(each[0] or ())]
+    together = list(zip(*known, strict=True))
+    if len(known) < len(each) or any(own <= 0 or not 0 < low < high for own, low, high in together):
+        return None
+    return [_weight(*three) for three in together]
 
 
 def _weight(own: float, low: float, high: float) -> float:
@@ -185,7 +206,7 @@ def _difference(method: Method, reference: _Reference, figure: Figure) -> Differ
 
 def _over_documents(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
     """Paired, if both were measured on the same rows; otherwise from the intervals of both, as if independent."""
-    same = len(method.fingerprints.union(*(p.fingerprints for p, _ in reference.parts))) == 1
+    same = _on_the_same_rows([method, *(p for p, _ in reference.parts)])
     own = method.without(path)
     theirs = reference.without(path, len(own)) if own is not None and same else None
     if own is not None and theirs is not None:
@@ -200,15 +221,14 @@ def _over_documents(method: Method, reference: _Reference, path: str, difference
 
 
 def _over_seeds(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
-    """Of several seeds of the method; with the spread of the baseline's seeds, if it has several too."""
-    if (error := method.seeds_error(path)) is None:
+    """Of the seeds of either. One run says nothing of its own spread: it is taken to be the largest of the others'."""
+    parts = [(method, 1.0), *reference.parts]
+    known = {part: d for part, _ in parts if (d := part.seeds_deviation(path)) is not None}
+    if not known:
         return None
-    errors, fewest = [error], len(method.runs)
-    for part, weight in reference.parts:
-        if (other := part.seeds_error(path)) is not None:
-            errors.append(weight * other)
-            fewest = min(fewest, len(part.runs))
-    half = quantile_of_t(fewest - 1) * math.hypot(*errors)
+    largest = max(known.values())
+    errors = [weight * known.get(part, largest) / math.sqrt(len(part.runs)) for part, weight in parts]
+    half = quantile_of_t(min(len(part.runs) for part in known) - 1) * math.hypot(*errors)
     return difference - half, difference + half
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import NotEnoughMemory
-from sleave.codes.codes import Codes, as_codes, row_starts
+from sleave.codes.codes import Codes, row_starts
 from sleave.dependence.coactivation import dots
 from sleave.dependence.pairs import argsort_unique
 from sleave.dependence.selection import coactivations_are_few
@@ -59,38 +58,16 @@ class CorrelationResult:
     excess_p999_pearson: float
 
 
-class Correlation:
-    """Accumulates codes, keeping only what fires.
+def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
+    """The correlation of codes, given the same codes `turned` (or the same rows of both).
 
     Where little fires together, that is listed, and everything else is known from two numbers a feature; otherwise the
     centred Gram matrix of all features is added up, whose memory grows with d_sae^2.
 
     Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", Eq. (2.1).
-    """
-
-    def __init__(self) -> None:
-        self._codes: list[Codes] = []
-
-    def update(self, acts: Float[Tensor, "batch d_sae"] | Codes) -> None:
-        """Add a batch."""
-        if len(acts):
-            self._codes.append(as_codes(acts))
-
-    def compute(self) -> CorrelationResult:
-        """The result so far.
-
-        Raises:
-            NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
-        """
-        codes = Codes.cat(self._codes)
-        return correlation(codes, turned(codes))
-
-
-def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
-    """The correlation of codes, given the same codes `turned` (or the same rows of both).
 
     Raises:
-        NotEnoughMemory: see `Correlation.compute`.
+        NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
     """
     figures: list[float] = []
     for (pairs, often), (chance, _) in zip(_measured(codes), _measured(floor), strict=True):

@@ -95,7 +95,8 @@ def evaluate_rows(
         groups: into how many groups documents are put, for intervals; 1 for none.
 
     Raises:
-        SleaveError: there are no rows, they have another width, or they hold NaN or infinite values.
+        SleaveError: there are no rows, they have another width, or they hold NaN or infinite values; or `documents`
+            are fewer.
     """
     scaling = scaling or Scaling.identity(sae.d_in)
     read = read_rows(sae, batches, scaling, max_rows, documents, groups)

@@ -27,6 +27,11 @@ class Figure:
     style: str = ""
     better: Better = "neither"
 
+    @property
+    def part(self) -> str:
+        """The part of results.json that it is in."""
+        return self.path.partition(".")[0]
+
     def written(self, value: object) -> str:
         """The value as text."""
         return f"{float(str(value)) / 1e9:.2f}" if self.style == "GB" else format(value, self.style)
@@ -37,7 +42,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
         "run": (
             Figure("architecture", "training.architecture"),
             Figure("constraint", "training.constraint"),
-            Figure("held-out rows", "heldout.rows", ",d"),
+            Figure("held-out rows", "heldout.rows", ",.0f"),
         ),
         "reconstruction": (
             Figure("MSE", "heldout.scaled.mse", ".1f", "lower"),
@@ -87,6 +92,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
             Figure("unlearning, CE not limited", "unlearning.published_form", ".3f"),
             Figure("rise of CE then, nats", "unlearning.published_ce_rise", ".3f"),
             Figure("unlearning by random features", "unlearning.random", ".3f"),
+            Figure("topics within limits", "unlearning.topics_ok", ",.0f"),
         ),
         "cost": (
             Figure("seconds/step", "training.seconds_per_step", ".3f", "lower"),

@@ -12,6 +12,7 @@ from sleave.evaluation.jackknife import interval, quantile_of_t
 
 Results = Mapping[str, Mapping[str, Any]]  # results.json by run
 Interval = tuple[float, float]
+UNSEEDED = ("ground_truth",)  # parts that train with seeds of their own, whatever the run's is
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +58,34 @@ class Method:
 
     def interval(self, path: str) -> Interval | None:
         """95% interval of a figure: over documents, or as its part gives it; of several seeds, if wider, over those."""
-        part, _, inner = path.partition(".")
-        over_rows: Interval | None = None
-        if (without := self.without(path)) is not None:
-            over_rows = interval(self.value(path), without)
-        elif len(self.runs) == 1:
-            given = next(iter(self.runs.values())).get(part, {}).get("intervals", {}).get(inner)
-            over_rows = None if given is None else (float(given[0]), float(given[1]))
+        without = self.without(path)
+        over_rows = self._given(path) if without is None else interval(self.value(path), without)
         return wider(over_rows, self._over_seeds(path))
 
-    def _over_seeds(self, path: str) -> Interval | None:
-        if (error := self.seeds_error(path)) is None:
+    def _given(self, path: str) -> Interval | None:
+        """As its part gives it; of several runs that of their mean, as if each had been measured on its own."""
+        part, _, inner = path.partition(".")
+        given = [results.get(part, {}).get("intervals", {}).get(inner) for results in self.runs.values()]
+        if any(ends is None for ends in given) or self.value(path) is None:
             return None
-        mean, half = self.value(path), quantile_of_t(len(self.runs) - 1) * error
+        if len(given) == 1 or part in UNSEEDED:
+            return float(given[0][0]), float(given[0][1])
+        mean, half = self.value(path), math.hypot(*((high - low) / 2 for low, high in given)) / len(given)
         return mean - half, mean + half
 
-    def seeds_error(self, path: str) -> float | None:
-        """Standard error of the mean over seeds; None for one run, or where there are no numbers."""
+    def _over_seeds(self, path: str) -> Interval | None:
+        if (deviation := self.seeds_deviation(path)) is None:
+            return None
+        runs = len(self.runs)
+        mean, half = self.value(path), quantile_of_t(runs - 1) * deviation / math.sqrt(runs)
+        return mean - half, mean + half
+
+    def seeds_deviation(self, path: str) -> float | None:
+        """Standard deviation over seeds; None for one run, without numbers, or where a run's seed does not matter."""
+        if path.partition(".")[0] in UNSEEDED:
+            return None
         values = [float(v) for v in self.values(path) or () if isinstance(v, int | float)]
-        return statistics.stdev(values) / math.sqrt(len(values)) if len(values) == len(self.runs) > 1 else None
+        return statistics.stdev(values) if len(values) == len(self.runs) > 1 else None
 
 
 def methods(runs: Results) -> list[Method]:
@@ -98,6 +108,12 @@ def value_at(results: Mapping[str, Any], path: str) -> Any:
             return None
         value = value[key]
     return value
+
+
+def measured_alike(part: str, beside: Sequence[Method]) -> bool:
+    """Whether all runs that have a part were measured with the same settings; of rows, `fingerprints` tell more."""
+    each = [results[part].get("settings") for m in beside for results in m.runs.values() if part in results]
+    return part == "heldout" or all(settings == each[0] for settings in each)
 
 
 def wider(*intervals: Interval | None) -> Interval | None:

@@ -63,7 +63,8 @@ def read_rows(
     """Encode and decode raw activations; see `evaluate_rows`.
 
     Raises:
-        SleaveError: there are no rows, they have another width, or they hold NaN or infinite values.
+        SleaveError: there are no rows, they have another width, or they hold NaN or infinite values; or `documents`
+            are fewer.
     """
     raw, scaled = (tuple(Reconstruction(sae.d_in) for _ in range(groups)) for _ in range(2))
     codes: list[Codes] = []
@@ -74,6 +75,10 @@ def read_rows(
             raise SleaveError("The held-out activations hold NaN or infinite values; harvest them again.")
         if len(x) == 0:
             continue
+        if documents is not None and len(documents) < rows + len(x):
+            raise SleaveError(
+                f"`documents` has {len(documents)} numbers, and there are more rows; give one for each row."
+            )
         number = torch.arange(rows, rows + len(x))
         document = number // BLOCK if documents is None else documents[number].long()
         with inference(sae):

@@ -16,7 +16,7 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import write_text
 from sleave.evaluation.compare import Comparison, Difference
 from sleave.evaluation.figures import FIGURES, Figure
-from sleave.evaluation.methods import Interval, Method, Results
+from sleave.evaluation.methods import Interval, Method, Results, measured_alike
 
 FEW_ROWS = 2000
 NAME_WIDTH, RUN_WIDTH = 38, 19  # characters on a terminal: of the names of figures, and of a run
@@ -113,7 +113,7 @@ def check_table_path(path: Path) -> None:
 
 
 def write_table(path: Path, runs: Results, comparisons: Sequence[Comparison] = ()) -> None:
-    """Write figures and differences as .csv (a run a row, numbers only) or .md (a run a column).
+    """Write figures and differences as .csv (a run or a method a row, plain numbers) or .md (a run a column).
 
     Raises:
         SleaveError: see `check_table_path`.
@@ -138,8 +138,11 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _csv(runs: Results, comparisons: Sequence[Comparison]) -> str:
-    """A run a row: each figure, the ends of its interval, and the same of its difference to the baseline."""
-    lines = [_csv_line(name, runs[name], comparisons) for name in runs]
+    """A run a row, and a method of several seeds one more: figures, differences, and the ends of their intervals."""
+    compared = {c.method: c for c in comparisons}
+    rows = [Method({name: runs[name]}) for name in runs]
+    rows += [Method({name: runs[name] for name in c.runs}) for c in comparisons if len(c.runs) > 1]
+    lines = [_csv_line(method, compared.get(method.name)) for method in rows]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="-", lineterminator="\n")
@@ -148,13 +151,16 @@ def _csv(runs: Results, comparisons: Sequence[Comparison]) -> str:
     return text.getvalue()
 
 
-def _csv_line(name: str, results: Mapping[str, Any], comparisons: Sequence[Comparison]) -> dict[str, str]:
-    method = Method({name: results})
-    found = {d.figure: d for c in comparisons if c.runs[0] == name for d in c.differences}
-    line = {"run": name}
+def _csv_line(method: Method, compared: Comparison | None) -> dict[str, str]:
+    found: dict[Figure, Difference] = {}
+    line = {"run": method.name}
+    if compared is not None:
+        found = {d.figure: d for d in compared.differences}
+        line |= {"baseline": " and ".join(compared.baseline) or "-", "notes": "; ".join(compared.notes) or "-"}
     for figure in (f for figures in FIGURES.values() for f in figures):
         column = figure.name
-        if _status(results, figure) or (value := method.value(figure.path)) is None:
+        unknown = any(_status(results, figure) for results in method.runs.values())
+        if unknown or not measured_alike(figure.part, [method]) or (value := method.value(figure.path)) is None:
             continue
         line[column] = figure.written(value).replace(",", "")
         line |= _ends(column, figure, method.interval(figure.path))
@@ -188,7 +194,7 @@ def _cell(name: str, results: Mapping[str, Any], figure: Figure) -> str:
 
 def _status(results: Mapping[str, Any], figure: Figure) -> str:
     """Why a part that was measured has no figures; empty if it has."""
-    status = str(results.get(figure.path.partition(".")[0], {}).get("status", "ok"))
+    status = str(results.get(figure.part, {}).get("status", "ok"))
     return "" if status == "ok" else status
 
 

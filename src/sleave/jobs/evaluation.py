@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sleave.base.environment import environment
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import say
 from sleave.jobs.families import FAMILIES, Subject
@@ -14,6 +15,7 @@ from sleave.recipe import recipe_from
 from sleave.training.run import RunDirectory
 
 ALL = "all"
+CURABLE = ("not_installed", "no_store")  # statuses that say what was missing then
 
 
 def evaluate(
@@ -26,7 +28,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a finished run on text that training never saw, and keep the results in its results.json.
 
-    A part that is there already, measured with the same settings, is kept. Each is written as soon as it is known.
+    A part that is there already, measured with the same settings, is kept, unless it only says what was missing then.
+    Each is written as soon as it is known.
 
     Args:
         run: the run, or the path of its directory.
@@ -50,15 +53,27 @@ def evaluate(
     for name in names:
         family = FAMILIES[name]
         asked = family.settings(recipe.evaluation)
-        there = run.results().get(name)
-        if again or store is not None or there is None or there.get("settings") != asked:
+        if again or not _is_there(run, name, asked):
             began = time.perf_counter()
             found = family.measure(subject)
             seconds = time.perf_counter() - began
-            run.add_results(name, {"settings": asked, "seconds": seconds, **found})
+            run.add_results(name, {"settings": asked, "seconds": seconds, "environment": _made_with(), **found})
             if (status := found.get("status", "ok")) != "ok":
                 say(f"{run.path}: {family.title}: {status}. {found.get('why', '')}")
     return run.results()
+
+
+def _is_there(run: RunDirectory, name: str, asked: Mapping[str, Any]) -> bool:
+    there = run.results().get(name)
+    if there is None or there.get("settings") != asked or there.get("status") in CURABLE:
+        return False
+    return name != "audit" or run.audit_file.is_file()
+
+
+def _made_with() -> dict[str, Any]:
+    """What a part was measured with; results.json has that of the training beside it."""
+    made = environment()
+    return {"commit": made["commit"], **{name: made["packages"][name] for name in ("sleave", "torch")}}
 
 
 def families_of(suite: str | Sequence[str]) -> tuple[str, ...]:

@@ -181,7 +181,18 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
         "constraint": settings.constraint.kind,
         "seed": settings.seed,
         "recipe": digest(settings.model_dump(mode="json", exclude={"seed", "evaluation"})),
+        "activations": _activations(settings),
         "d_in": stepper.sae.d_in,
         "d_sae": stepper.sae.d_sae,
         f"last_{min(LAST_STEPS, len(last))}_steps": averages,
     }
+
+
+def _activations(settings: RunSettings) -> str:
+    """Tells apart what is read, as far as the settings have it: not where it is kept, nor on what it is computed."""
+    read = settings.model_dump(
+        mode="json",
+        include={"model": True, "layer": True, "corpus": True, "harvest": True, "buffer": {"scaling"}},
+        exclude={"model": {"device", "layers"}, "harvest": {"store", "batch_tokens"}},
+    )
+    return digest(read)
