@@ -108,7 +108,8 @@ def test_settings_are_fitted_to_the_toy():
     assert wide.constraint.top == 0.3
 
 
-def test_intervals_are_students():
+def test_intervals_are_students(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)  # which not everyone has who has SAELens's worlds
     found, intervals = toy._over_seeds([{"mcc": x} for x in (0.5, 0.6, 0.9)])
     expected = stats.t.interval(0.95, 2, loc=found["mcc"], scale=stats.sem([0.5, 0.6, 0.9]))
     assert intervals["mcc"] == pytest.approx(expected)

@@ -191,7 +191,48 @@ def test_how_often_features_fire_comes_from_held_out_figures_first(tmp_path, aud
 def test_the_score_of_unlearning_with_interval_and_controls(tmp_path, page):
     elements, _ = page(make_run(tmp_path / "run", results={"unlearning": unlearning()}))
     cells = [e[2] for e in elements.all("td") if "data-value" in e[1]]
-    assert cells[-10:] == ["0.6 [0.50, 0.70]", "0.09", "0.9", "0.8", "0.03", "-", "-", "-", "0.93", "0.97"]
+    assert cells[-10:] == ["0.6 [0.50, 0.70]", "0.09", "0.9", "0.8", "0.03", "-", "-", "0.45", "0.93", "0.97"]
+
+
+def test_marks_of_unlearning_say_what_was_measured_where(tmp_path, page):
+    """The curve is on other passages than the headline and the controls; what has no cost has no mark."""
+    controls = {"zero ablation": {"score": 0.2}, "topic direction": {"score": 0.45, "test": {"ce_rise": 0.03}}}
+    run = make_run(tmp_path / "run", results={"unlearning": unlearning(controls=controls)})
+    elements, text = page(run)
+    titles = [e[2] for e in elements.all("title") if e[2].startswith("run, ")]
+    assert [t for t in titles if "where chosen" not in t] == [
+        "run, topic direction: 0.03, 0.45",
+        "run, headline [0.50, 0.70]: 0.09, 0.6",
+    ]
+    assert len([t for t in titles if "where chosen" in t]) == 4
+    looks = [e[1]["class"].split()[1] for e in elements.all("path") if e[1].get("class", "").startswith("mark ")]
+    assert looks.count("faint") == 4
+    assert looks.count("hollow") == 1
+    assert "configurations on the passages they were chosen by" in text
+    figure = next(part for part in (tmp_path / "page.html").read_text().split("<figure>") if "where chosen" in part)
+    assert 'class="line' not in figure  # they are no frontier
+
+
+def test_limits_of_unlearning_are_those_of_each_run(tmp_path, page):
+    def limits(*given):
+        made = [unlearning() | {"settings": {"unlearning": {"ce_rise": limit}}} for limit in given]
+        folder = tmp_path / "-".join(map(str, given))
+        elements, _ = page(*(make_run(folder / str(n), results={"unlearning": u}) for n, u in enumerate(made)))
+        return [e[1].get("data-of") for e in elements.all("path") if e[1].get("class", "").startswith("limit ")]
+
+    assert limits(0.1, 0.1) == [None]
+    assert limits(0.1, 0.2) == ["0", "1"]
+
+
+def test_multiple_choice_comes_after_the_topics(tmp_path, page):
+    asked = unlearning(topic="forget") | {"headline": 0.7}
+    settings = {"unlearning": {"ce_rise": 0.1, "multiple_choice": {"ce_rise": 0.3}}}
+    results = {"unlearning": unlearning() | {"multiple_choice": asked, "settings": settings}}
+    elements, _ = page(make_run(tmp_path / "run", results=results))
+    captions = [e[2] for e in elements.all("figcaption")]
+    assert captions[-2:] == ["sport", "forget (multiple choice)"]
+    rows = [e[2] for e in elements.all("th", scope="row")]
+    assert rows.index("sport") < rows.index("forget (multiple choice)")
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,9 @@ def unlearning(**changes: Any) -> dict[str, Any]:
             "random features 0": {"status": "ok", "score": 0.02, "test": {"ce_rise": 0.01}},
             "random features 1": {"status": "ok", "score": 0.03, "test": {"ce_rise": 0.02}},
             "random dictionary": {"status": "infeasible", "score": None},
+            "topic direction": {"status": "ok", "score": 0.45, "test": {"ce_rise": 0.03}},
         },
         "refitted": 0.93,
         "refitted_clean": 0.97,
     }
-    return {"status": "ok", "headline": 0.6, "topics": [topic | changes]}
+    return {"status": "ok", "headline": 0.6, "topics": [topic | changes], "settings": {"unlearning": {"ce_rise": 0.1}}}

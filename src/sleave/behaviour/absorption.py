@@ -105,9 +105,9 @@ def absorption(
     """Measure absorption of first letters.
 
     A letter's own features are those on which a k-sparse probe's F1 still rises by more than 0.03 (k = 1, 2, ...; by
-    cross-validation on the words that probes are fitted on). They are absorbed in a word that the probe on activations gets right if all of them are silent and the one feature that
-    contributes most to what the probe reads (code times decoder direction times probe) has a cosine of at least 0.025
-    to it and makes up 0.4 of it or more.
+    cross-validation on the words that probes are fitted on). They are absorbed in a word that the probe on activations
+    gets right if all of them are silent and the one feature that contributes most to what the probe reads (code times
+    decoder direction times probe) has a cosine of at least 0.025 to it and makes up 0.4 of it or more.
 
     Args:
         sae: reads raw activations.

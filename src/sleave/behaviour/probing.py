@@ -15,8 +15,8 @@ from sleave.base.progress import progress
 from sleave.base.settings import Settings
 from sleave.behaviour.probes import NOT_INSTALLED, fit_probe, installed, largest, separation
 from sleave.behaviour.results import Intervals, Result, figures_and_intervals
-from sleave.language.model import HookedModel
 from sleave.language.contexts import padded_keep
+from sleave.language.model import HookedModel
 from sleave.language.passages import Passage
 from sleave.language.whole import WholeModel
 

@@ -17,6 +17,7 @@ from sleave.autoencoder.initialisation import NUM_SAMPLES
 from sleave.autoencoder.model import SparseAutoencoder, inference
 from sleave.base.progress import Advance, progress
 from sleave.behaviour.results import Intervals, Result
+from sleave.evaluation.jackknife import quantile_of_t
 from sleave.ground_truth.recovery import cosines, firing_f1, matching, uniqueness
 from sleave.ground_truth.settings import GroundTruthSettings
 from sleave.ground_truth.world import FEATURES, World, installed, make_world
@@ -218,9 +219,7 @@ def _batches(x: Tensor, seed: int) -> Iterator[Tensor]:
 
 def _over_seeds(found: Sequence[dict[str, float]]) -> tuple[dict[str, float], Intervals]:
     """Means, and their 95% intervals by Student's t."""
-    from scipy.stats import t
-
-    reach = float(t.ppf(0.975, len(found) - 1)) / math.sqrt(len(found))
+    reach = quantile_of_t(len(found) - 1) / math.sqrt(len(found))
     means = {name: fmean(f[name] for f in found) for name in found[0]}
     half = {name: reach * stdev(f[name] for f in found) for name in found[0]}
     return means, {name: (mean - half[name], mean + half[name]) for name, mean in means.items()}

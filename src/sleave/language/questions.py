@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -13,7 +16,7 @@ from pydantic import Field
 
 from sleave.base.errors import SleaveError
 from sleave.base.settings import Settings
-from sleave.language.corpora import matching
+from sleave.language.corpora import SHUFFLE_BUFFER, matching
 
 LETTERS = "ABCDEFGH"
 
@@ -30,7 +33,9 @@ class QuestionSettings(Settings):
     split: str = "test"
     """The dataset's split."""
     most: Annotated[int, Field(ge=1)] = 1000
-    """At most so many questions are read."""
+    """At most so many questions are taken."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of which are taken, and of their order: files may be sorted by subject."""
 
 
 @dataclass(frozen=True)
@@ -58,47 +63,56 @@ class Question:
 
 
 def read_question_files(settings: QuestionSettings) -> list[Question]:
-    """The questions that the settings name.
+    """The questions that the settings name, in an order that the seed fixes.
 
     Raises:
         SleaveError: a file is missing or unreadable, the hub is out of reach, or a row is no question.
     """
     if bool(settings.paths) == (settings.hub is not None):
         raise SleaveError("Questions come either from `paths` (.jsonl, .parquet) or from `hub`; give one of the two.")
-    found: list[Question] = []
-    for source, row in _hub(settings) if settings.hub else _files(settings.paths):
-        found.append(_question(row, source, len(found) + 1))
-        if len(found) == settings.most:
-            break
+    rows = _hub(settings) if settings.hub else _files(settings)
+    found = [_question(row, source, number) for source, number, row in islice(rows, settings.most)]
     if not found:
         raise SleaveError(f"There are no questions in {', '.join(settings.paths) or settings.hub}.")
     return found
 
 
-def _files(paths: Iterable[str]) -> Iterable[tuple[str, Any]]:
-    for pattern in paths:
+_Row = tuple[str, int, Any]  # where it is from, its number there, what it holds
+
+
+def _files(settings: QuestionSettings) -> Iterable[_Row]:
+    found: list[_Row] = []
+    for pattern in settings.paths:
         if not (files := matching(pattern)):
             raise SleaveError(f"`{pattern}` matches no file; correct the path of the questions.")
         for path in files:
-            try:
-                if path.suffix == ".jsonl":
-                    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-                elif path.suffix == ".parquet":
-                    rows = pa.parquet.read_table(path).to_pylist()
-                else:
-                    raise SleaveError(f"`{path}` is of no kind that holds questions; allowed: .jsonl and .parquet.")
-            except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
-                raise SleaveError(f"`{path}` cannot be read as {path.suffix} ({error}).") from error
-            for row in rows:
-                yield str(path), row
+            found += [(str(path), number, row) for number, row in enumerate(_rows(path), start=1)]
+    random.Random(settings.seed).shuffle(found)
+    return found
 
 
-def _hub(settings: QuestionSettings) -> Iterable[tuple[str, Any]]:
+def _rows(path: Path) -> list[Any]:
+    try:
+        if path.suffix == ".jsonl":
+            # Not splitlines: it cuts at U+2028 too, which JSON allows in text.
+            with path.open(encoding="utf-8-sig") as lines:
+                return [json.loads(line) for line in lines if line.strip()]
+        if path.suffix == ".parquet":
+            rows: list[Any] = pa.parquet.read_table(path).to_pylist()
+            return rows
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise SleaveError(f"`{path}` cannot be read as {path.suffix} ({error}).") from error
+    raise SleaveError(f"`{path}` is of no kind that holds questions; allowed: .jsonl and .parquet.")
+
+
+def _hub(settings: QuestionSettings) -> Iterable[_Row]:
     import datasets
 
     try:
-        for row in datasets.load_dataset(settings.hub, settings.config, split=settings.split, streaming=True):
-            yield f"hub:{settings.hub}", row
+        rows = datasets.load_dataset(settings.hub, settings.config, split=settings.split, streaming=True)
+        shuffled = rows.shuffle(seed=settings.seed, buffer_size=SHUFFLE_BUFFER)
+        for number, row in enumerate(shuffled, start=1):
+            yield f"hub:{settings.hub}", number, row
     except Exception as error:  # datasets raises anything from ConnectionError to KeyError
         raise SleaveError(
             f"The questions `{settings.hub}` (config {settings.config!r}, split {settings.split!r}) could not be read "

@@ -71,7 +71,7 @@ def overview(runs: Sequence[Run]) -> str:
         (
             "unlearning",
             "Unlearning",
-            "How much of a topic is forgotten, against what that costs on text to be retained; controls at the limit.",
+            "How much of a topic is forgotten, against what that costs on text to be retained.",
             unlearning(runs, legend),
         ),
     ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from sleave.report.html import wide
 
@@ -14,6 +15,7 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 44
 COLOURS, DASHES = 10, 7  # that page.css has; together 70 that can be told apart
 TOLD = 10  # points of a line in the table
 Point = tuple[float, float]
+Look = Literal["full", "hollow", "faint"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Line:
         points: in order.
         joined: whether a line goes through them.
         marked: whether each has a mark, and its numbers on hovering.
+        look: of the marks.
     """
 
     run: int | None
@@ -41,27 +44,28 @@ class Line:
     points: Sequence[Point]
     joined: bool = True
     marked: bool = False
+    look: Look = "full"
 
 
-def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line], limit: float | None = None) -> str:
+def plot(title: str, x: Axis, y: Axis, lines: Sequence[Line], limits: Mapping[int | None, float] | None = None) -> str:
     """A figure of some lines, or nothing if there are no points that can be drawn.
 
     Args:
         title: the caption.
         x, y: the axes. On a logarithmic one, what is not positive is drawn at its lower end.
         lines: what is drawn.
-        limit: a value of x at which there is an upright line.
+        limits: values of x at which there is an upright line, by run; None for what holds for all.
     """
     points = [p for line in lines for p in line.points]
     if not points:
         return ""
-    across = _Scale.over([p[0] for p in points] + ([] if limit is None else [limit]), x.log, LEFT, WIDTH - RIGHT)
+    limits = limits or {}
+    across = _Scale.over([*(p[0] for p in points), *limits.values()], x.log, LEFT, WIDTH - RIGHT)
     up = _Scale.over([p[1] for p in points], y.log, HEIGHT - BOTTOM, TOP)
     runs = len({line.run for line in lines if line.run is not None})
     says = f"{y.title} against {x.title}, {runs} run{'s' * (runs != 1)}. The numbers are in the table below it."
     body = [*_axes(x, y, across, up)]
-    if limit is not None:
-        body.append(f'<path class="limit" d="M{across.place(limit):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+    body += [_limit(run, across.place(limit)) for run, limit in limits.items()]
     body += [part for line in lines for part in _drawn(line, across, up)]
     return (
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
@@ -74,7 +78,7 @@ def style(run: int | None) -> str:
     return "several" if run is None else f"c{run % COLOURS} d{run % DASHES}"
 
 
-def mark(run: int, x: float, y: float, title: str = "") -> str:
+def mark(run: int, x: float, y: float, title: str = "", look: Look = "full") -> str:
     """A run's mark at a point: the shape tells runs apart, as the colour does."""
     shape = (
         "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
@@ -85,7 +89,8 @@ def mark(run: int, x: float, y: float, title: str = "") -> str:
         "M-1.5 -5h3v3.5h3.5v3h-3.5v3.5h-3v-3.5h-3.5v-3h3.5z",
     )[run % 6]
     hover = f"<title>{escape(title)}</title>" if title else ""
-    return f'<path class="mark c{run % COLOURS}" transform="translate({x:.1f} {y:.1f})" d="{shape}">{hover}</path>'
+    kind = f"mark {look} c{run % COLOURS}"
+    return f'<path class="{kind}" transform="translate({x:.1f} {y:.1f})" d="{shape}">{hover}</path>'
 
 
 def key(run: int) -> str:
@@ -161,6 +166,11 @@ def _axes(x: Axis, y: Axis, across: _Scale, up: _Scale) -> Iterator[str]:
     yield f'<text class="axis" x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 6}">{escape(x.title)}</text>'
 
 
+def _limit(run: int | None, place: float) -> str:
+    own = "" if run is None else f' data-of="{run}"'
+    return f'<path class="limit {style(run)}"{own} d="M{place:.1f} {TOP}V{HEIGHT - BOTTOM}"/>'
+
+
 def _drawn(line: Line, across: _Scale, up: _Scale) -> Iterator[str]:
     places = [(across.place(px), up.place(py)) for px, py in line.points]
     of = "" if line.run is None else f' data-of="{line.run}"'
@@ -169,7 +179,7 @@ def _drawn(line: Line, across: _Scale, up: _Scale) -> Iterator[str]:
         yield f'<path class="line {style(line.run)}" d="M{"L".join(f"{px:.1f} {py:.1f}" for px, py in places)}"/>'
     if line.marked and line.run is not None:
         for (px, py), (vx, vy) in zip(places, line.points, strict=True):
-            yield mark(line.run, px, py, f"{line.name}: {number(vx)}, {number(vy)}")
+            yield mark(line.run, px, py, f"{line.name}: {number(vx)}, {number(vy)}", line.look)
     yield "</g>"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from sleave.report.html import none, wide
 from sleave.report.plot import Axis, Line, Point, number, plot
@@ -15,7 +15,9 @@ CONTROLS = {
     "random features": "other features of like firing rate, drawn at random: the highest of several draws",
     "random dictionary": "random directions that fire as often",
     "zero ablation": "the same features set to zero",
-    "probe direction": "the one direction that tells the topic best at the autoencoder's layer",
+    "topic direction": (
+        "the one direction that tells the topic best at the autoencoder's layer, by a linear discriminant"
+    ),
 }
 COLUMNS = (
     ("run", "the run"),
@@ -29,40 +31,64 @@ COLUMNS = (
     ("clean", "the same without any change"),
     ("limits broken", "on the test passages, although kept on those it was chosen by"),
 )
+NOTE = (
+    "Full marks: the headline, on the test passages, with its 95% interval. Hollow marks: controls, on the test "
+    "passages. Faint marks: configurations on the passages they were chosen by, within the limit on retain accuracy. "
+    "Dashes: the limit on the rise of the loss, of each run if they differ."
+)
+SETTINGS = "unlearning.settings.unlearning"
 FORMS = ("headline", "published_form")
 TEXT = ("run", "status", "limits broken")
 
 
+class _Topic(NamedTuple):
+    """What a run found on a topic, and its limit on the rise of the loss."""
+
+    run: int
+    name: str
+    found: Mapping[str, Any]
+    limit: float | None
+
+
 def unlearning(runs: Sequence[Run], legend: str) -> str:
     """A plot for each topic, with the legend of the runs above, and a table."""
-    topics = list(dict.fromkeys(str(found["topic"]) for _, found in _found(runs)))
+    topics = list(_topics(runs))
     if not topics:
         missing = [str(why) for run in runs if (why := find(run.results, "unlearning.why"))]
         return none(" ".join(dict.fromkeys(missing)) or "Not measured: sleave evaluate RUN --suite unlearning")
-    plots = "".join(_plot(runs, topic) for topic in topics)
-    return f'{legend}<div class="figures">{plots}</div>{_table(runs)}'
+    names = dict.fromkeys(topic.name for topic in topics)
+    plots = "".join(_plot(runs, name, [t for t in topics if t.name == name]) for name in names)
+    return f'<p>{NOTE}</p>{legend}<div class="figures">{plots}</div>{_table(runs, topics)}'
 
 
-def _found(runs: Sequence[Run]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for n, run in enumerate(runs):
-        topics = find(run.results, "unlearning.topics")
-        for found in topics if isinstance(topics, list) else []:
-            if isinstance(found, Mapping) and "topic" in found:
-                yield n, found
+def _topics(runs: Sequence[Run]) -> Iterator[_Topic]:
+    """Topics of passages, then those of multiple-choice questions."""
+    for path, asked in (("", ""), (".multiple_choice", " (multiple choice)")):
+        for n, run in enumerate(runs):
+            topics = find(run.results, f"unlearning{path}.topics")
+            for found in topics if isinstance(topics, list) else []:
+                if isinstance(found, Mapping) and "topic" in found:
+                    yield _Topic(n, f"{found['topic']}{asked}", found, run.number(f"{SETTINGS}{path}.ce_rise"))
 
 
-def _plot(runs: Sequence[Run], topic: str) -> str:
-    lines = []
-    for n, found in _found(runs):
-        if str(found["topic"]) == topic:
-            lines.append(Line(n, runs[n].name, sorted(_points(found.get("curve")))))
-            for name in CONTROLS:
-                if (score := control(found, name)) is not None:
-                    cost = control(found, name, "test.ce_rise") or 0.0
-                    lines.append(Line(n, f"{runs[n].name}, {name}", [(cost, score)], joined=False, marked=True))
-    limits = [limit for run in runs if (limit := run.number("unlearning.settings.unlearning.ce_rise")) is not None]
-    limit = limits[0] if limits else None
-    return plot(topic, Axis("rise of retain CE, nats"), Axis("score: forgotten"), lines, limit=limit)
+def _plot(runs: Sequence[Run], name: str, topics: Sequence[_Topic]) -> str:
+    lines = [line for topic in topics for line in _lines(topic, runs[topic.run].name)]
+    limits: dict[int | None, float] = {topic.run: topic.limit for topic in topics if topic.limit is not None}
+    if len(set(limits.values())) == 1:
+        limits = {None: next(iter(limits.values()))}
+    return plot(name, Axis("rise of retain CE, nats"), Axis("score: forgotten"), lines, limits)
+
+
+def _lines(topic: _Topic, run: str) -> Iterator[Line]:
+    """The marks of a run on a topic; what has no cost or no score is left out."""
+    found = topic.found
+    curve = sorted(_points(found.get("curve")))
+    yield Line(topic.run, f"{run}, where chosen", curve, joined=False, marked=True, look="faint")
+    for name in CONTROLS:
+        point = _points([(control(found, name, "test.ce_rise"), control(found, name))])
+        yield Line(topic.run, f"{run}, {name}", list(point), joined=False, marked=True, look="hollow")
+    best = _points([(find(found, "headline.test.ce_rise"), find(found, "headline.score"))])
+    yield Line(topic.run, f"{run}, headline{_interval(found)}", list(best), joined=False, marked=True)
 
 
 def _points(curve: Any) -> Iterator[Point]:
@@ -81,9 +107,9 @@ def control(found: Mapping[str, Any], name: str, figure: str = "score") -> float
     return as_number(find(max(scored, key=lambda s: s[0])[1], figure)) if scored else None
 
 
-def _table(runs: Sequence[Run]) -> str:
+def _table(runs: Sequence[Run], topics: Sequence[_Topic]) -> str:
     heads = "".join(head(name, says, name in TEXT) for name, says in COLUMNS)
-    rows = "".join(_row(runs[n].name, n, found) for n, found in _found(runs))
+    rows = "".join(_row(runs[topic.run].name, topic) for topic in topics)
     table = (
         '<table><caption class="unseen">Unlearning</caption><thead><tr><th scope="col">topic</th>'
         f"{heads}</tr></thead><tbody>{rows}</tbody></table>"
@@ -91,19 +117,24 @@ def _table(runs: Sequence[Run]) -> str:
     return wide("Unlearning", table)
 
 
-def _row(run: str, place: int, found: Mapping[str, Any]) -> str:
+def _interval(found: Mapping[str, Any]) -> str:
+    """The headline's, such as ` [0.50, 0.70]`; empty if it has none."""
     low_high = find(found, "headline.interval")
-    interval = [as_number(v) for v in low_high] if isinstance(low_high, list | tuple) else []
-    more = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if len(interval) == 2 and None not in interval else ""
+    ends = [as_number(v) for v in low_high] if isinstance(low_high, list | tuple) else []
+    return f" [{ends[0]:.2f}, {ends[1]:.2f}]" if len(ends) == 2 and None not in ends else ""
+
+
+def _row(run: str, topic: _Topic) -> str:
+    found = topic.found
     figures = [as_number(find(found, f"{part}.{of}")) for part in FORMS for of in ("score", "test.ce_rise")]
     figures += [control(found, name) for name in CONTROLS]
     figures += [as_number(found.get(name)) for name in ("refitted", "refitted_clean")]
     broken = find(found, "headline.violations")
     listed = ", ".join(map(str, broken)) if isinstance(broken, list | tuple) else ""
     return (
-        f'<tr data-of="{place}"><th scope="row">{escape(str(found["topic"]))}</th><td class="text">{escape(run)}</td>'
+        f'<tr data-of="{topic.run}"><th scope="row">{escape(topic.name)}</th><td class="text">{escape(run)}</td>'
         f'<td class="text">{escape(str(found.get("status", "")))}</td>'
-        f"{_cell(figures[0], more)}{''.join(map(_cell, figures[1:]))}"
+        f"{_cell(figures[0], _interval(found))}{''.join(map(_cell, figures[1:]))}"
         f'<td class="text">{escape(listed)}</td></tr>'
     )
 

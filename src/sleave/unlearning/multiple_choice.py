@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress
-from sleave.language.contexts import Context
+from sleave.language.contexts import Context, context_of
 from sleave.language.questions import LETTERS, Question
 from sleave.language.whole import WholeModel
 from sleave.unlearning.documents import Documents, Judge
@@ -112,6 +112,5 @@ def _letter_tokens(model: WholeModel, count: int) -> Tensor:
 
 
 def _context(model: WholeModel, text: str, number: int) -> Context:
-    bos = [] if model.tokenizer.bos_token_id is None else [model.tokenizer.bos_token_id]
     ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return Context((*bos, *ids), (*(False for _ in bos), *(True for _ in ids)), number)
+    return context_of(ids, model.tokenizer, number)
