@@ -99,7 +99,7 @@ def test_csv_of_several_seeds(tmp_path):
 def test_markdown(tmp_path):
     text = lines(tmp_path, "t.md").splitlines()
     assert text[:6] == [
-        "| run | runs/a | runs/b, 2\\|3 |",
+        "| run | a | b, 2\\|3 |",
         "| --- | ---: | ---: |",
         "| architecture | topk | topk |",
         "| constraint | none | mi |",
@@ -111,11 +111,11 @@ def test_markdown(tmp_path):
         "| dead features | 1,234 | - |",
         "| CE loss score | 0.9000 [0.8000, 0.9500] | - |",
         "| unlearning | too_few_known | - |",
-        "| less the baseline | runs/b, 2\\|3 |",
+        "| less the baseline | b, 2\\|3 |",
         "| FVU | +0.1000 ±0.0000 worse |",
         "| L0 | 0.0 ±0.0 |",
         "| seconds/step | +1.877 |",
-        "* runs/b, 2|3: against runs/a.",
+        "* b, 2|3: against a.",
     ):
         assert row in text
     assert not any("MCC" in row or "mean I" in row for row in text)  # which nobody measured

@@ -124,11 +124,12 @@ def write_table(path: Path, runs: Results, comparisons: Sequence[Comparison] = (
 
 def _markdown(runs: Results, comparisons: Sequence[Comparison]) -> str:
     rows = [row for figures in FIGURES.values() for row in _rows(runs, figures)]
-    text = _markdown_table([["run", *runs], *rows])
+    names = short_names(list(runs))
+    text = _markdown_table([["run", *names.values()], *rows])
     if comparisons:
-        heads, *differences = difference_rows(comparisons, {})
+        heads, *differences = difference_rows(comparisons, names)
         text += "\n" + _markdown_table([["less the baseline", *heads[1:]], *differences])
-        text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, {}))
+        text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, names))
     return text
 
 
