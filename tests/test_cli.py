@@ -185,7 +185,7 @@ def test_evaluation_side_by_side(study, tmp_path, capsys):
     assert f"Wrote {tmp_path / 'x.md'}" in captured.err
     assert "MSE" in captured.out
     table = (tmp_path / "x.md").read_text(encoding="utf-8").splitlines()
-    assert [c.strip() for c in table[0].strip("|").split("|")] == ["run", *map(str, runs)]
+    assert [c.strip() for c in table[0].strip("|").split("|")] == ["run", *(run.name for run in runs)]
     figures = table[2 : table.index("")]
     cells = {row.split("|")[1].strip(): [c.strip() for c in row.strip("|").split("|")][1:] for row in figures}
     assert any(row.startswith("| less the baseline |") for row in table)
