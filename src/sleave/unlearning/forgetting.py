@@ -23,7 +23,7 @@ from sleave.unlearning.settings import ForgettingSettings
 from sleave.unlearning.task import Task
 
 RANDOM_SEEDS = 3
-POINTS = 12  # of a curve
+POINTS = 8  # of a curve
 REGULARISATION = 10.0  # of the probe that is fitted afterwards
 
 
