@@ -175,3 +175,13 @@ def test_evaluation_of_what_is_not_finished(material, run):
 def test_no_runs(tmp_path):
     with pytest.raises(SleaveError, match=r"There is no run at `.*nothing`"):
         jobs.runs_in(tmp_path / "nothing")
+
+
+def test_runs_are_in_the_order_of_their_numbers(tmp_path):
+    names = ["none_0.08", "none_0.6", "none_1.5", "none_3", "run5", "run10"]
+    for name in reversed(names):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text("")
+    assert [run.path.name for run in jobs.runs_in(tmp_path)] == names
+    with pytest.raises(SleaveError, match="it does not exist"):
+        jobs.runs_in(tmp_path / "nowhere")

@@ -108,7 +108,7 @@ def test_the_baseline_is_taken_at_the_runs_own_l0():
     fvu = 0.5 - 0.1 * math.log2(30 / 20)
     (c,) = compare({**frontier(), "b": run("mi", fvu + 0.02, l0=30.0)})
     assert c.baseline == ("l0 20.0", "l0 40.0")
-    assert c.notes == ()
+    assert c.notes == ("at L0 30",)
     d = of(c)
     assert d.baseline == pytest.approx(fvu)
     assert d.interval == pytest.approx((0.02, 0.02), abs=1e-6)  # all share their groups, and their L0 changes alike
@@ -126,9 +126,31 @@ def test_at_like_fvu():
 def test_nothing_is_extrapolated(l0):
     (c,) = compare({**frontier(), "b": run("mi", 0.4, l0=l0)})
     assert (c.status, c.differences) == ("outside_frontier", ())
-    assert c.notes == (f"L0 {l0:.4g} is outside that of the baselines, 20 to 80",)
+    assert c.notes[0].startswith(f"L0 {l0:.4g} is outside that of the baselines, 20 to 80; train either at")
     (near,) = compare({**frontier(), "b": run("mi", 0.4, l0=81.0)})
     assert (near.status, near.baseline) == ("ok", ("l0 80.0",))
+
+
+def test_what_is_matched_is_not_compared():
+    """At like FVU, neither it nor the same in other units has a verdict; and near is not near enough of the effect."""
+    (c,) = compare({"a": run(fvu=0.4), "b": run("mi", 0.4 * 1.004)}, match="fvu")
+    assert "heldout.scaled.fvu" not in {d.figure.path for d in c.differences}
+    (far,) = compare({"a": run(fvu=0.4), "b": run("mi", 0.4 * 1.01)}, match="fvu")
+    assert "not at like FVU" in far.notes[0]
+
+
+def test_known_features_are_compared_within_their_own_worlds():
+    """Whatever the L0 of the run, and with the interval that the family gives, which is paired."""
+    own = {"status": "ok", "mcc": 0.8, "intervals": {"mcc": [0.7, 0.9]}, "settings": {}}
+    with_gain = own | {"gain": {"mcc": -0.05}, "gain_intervals": {"mcc": [-0.06, -0.04]}}
+    runs = {
+        "a": run(l0=50.0) | {"ground_truth": own | {"mcc": 0.9}},
+        "b": run("mi", l0=30.0) | {"ground_truth": with_gain},
+    }
+    (c,) = compare(runs)
+    assert "not at like L0" in c.notes[0]
+    d = of(c, "ground_truth.mcc")
+    assert (d.difference, d.interval, d.verdict) == (pytest.approx(-0.05), (-0.06, -0.04), "worse")
 
 
 def test_seeds_are_taken_together():

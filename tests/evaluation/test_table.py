@@ -112,7 +112,7 @@ def test_markdown(tmp_path):
         "| CE loss score | 0.9000 [0.8000, 0.9500] | - |",
         "| unlearning | too_few_known | - |",
         "| less the baseline | b, 2\\|3 |",
-        "| FVU | +0.1000 ±0.0000 worse |",
+        "| FVU | +0.1000 ±0.0000 (+20.0%) worse |",
         "| L0 | 0.0 ±0.0 |",
         "| seconds/step | +1.877 |",
         "* b, 2|3: against a.",
@@ -133,7 +133,7 @@ def test_screen():
     text = console.export_text()
     for part in (" a ", "b, 2|3", "0.5000 ±0.0497", "1,234", "cosine of two", "too_few_known", "b, 2|3: against a."):
         assert part in text
-    assert "+0.1000 ±0.0000 worse" in text
+    assert "+0.1000 ±0.0000 (+20.0%) worse" in text
 
 
 def test_as_many_runs_beside_each_other_as_there_is_room_for():

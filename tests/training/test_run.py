@@ -232,3 +232,21 @@ def test_other_settings_of_the_evaluation_do_not_make_another_run(tmp_path):
     run.check({"seed": 1, "evaluation": {"max_rows": 20}})
     with pytest.raises(SleaveError, match="seed"):
         run.check({"seed": 2, "evaluation": {"max_rows": 10}})
+
+
+def test_results_of_an_older_version_are_kept_beside_the_new(tmp_path, capsys):
+    run = RunDirectory(tmp_path / "run")
+    run.begin({"seed": 1})
+    old = {"schema": 1, "training": {"steps": 4}, "evaluation": {"fvu": 0.5}}
+    run.results_file.write_text(json.dumps(old))
+    run.add_results("heldout", {"rows": 3})
+    assert json.loads((run.path / "results.v1.json").read_text()) == old
+    assert (run.results()["training"], run.results()["heldout"]) == ({"steps": 4}, {"rows": 3})
+    assert "is of version 1, this is 2. The old one is kept in" in "".join(capsys.readouterr().err.split("\n"))
+
+
+def test_results_that_are_no_object(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.results_file.write_text("[]")
+    with pytest.raises(SleaveError, match="is no object of results"):
+        run.results()

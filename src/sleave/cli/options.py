@@ -31,6 +31,8 @@ class Parser(argparse.ArgumentParser):
                 message = f"{unknown} is not an option. Did you mean {' or '.join(f'`{o}`' for o in same)}?"
             elif "Allowed" in message:
                 message = f"{unknown} is not an option. `{self.prog} --help` lists them."
+        if message.startswith("argument --suite: invalid choice"):
+            message += ". Runs come first: sleave evaluate DIR --suite NAME"
         print(f"{self.prog}: {message}", file=sys.stderr)
         sys.exit(2)
 

@@ -10,7 +10,7 @@ rows: what makes some documents hard for both does not widen the interval of the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -27,7 +27,8 @@ NO_BASELINE = (
     "no run without a constraint is beside it that has its architecture, widths and activations, was measured on the "
     "same rows and has {} above 0"
 )
-LIKE = 0.03  # how far two may be apart and still count as alike
+LIKE = {"l0": 0.03, "fvu": 0.005}  # how far two may be apart and still count as alike
+SYNTHETIC = "ground_truth"  # its autoencoders are trained apart, whatever the L0 of the run
 SAME = ("training.architecture", "training.d_in", "training.d_sae", "training.activations")
 
 
@@ -141,23 +142,30 @@ def _compared(method: Method, points: Sequence[Method], match: str) -> Compariso
     if not points:
         return Comparison(method.name, tuple(method.runs), (), "no_baseline", (NO_BASELINE.format(name),), ())
     at = [float(p.value(path)) for p in points]
-    if len(points) > 1 and not at[0] * (1 - LIKE) <= own <= at[-1] * (1 + LIKE):
-        why = f"{name} {own:.4g} is outside that of the baselines, {at[0]:.4g} to {at[-1]:.4g}"
+    like = LIKE[match]
+    if len(points) > 1 and not at[0] * (1 - like) <= own <= at[-1] * (1 + like):
+        why = (
+            f"{name} {own:.4g} is outside that of the baselines, {at[0]:.4g} to {at[-1]:.4g}; train either at another "
+            "sparsity"
+        )
         return Comparison(
             method.name, tuple(method.runs), tuple(p.name for p in points), "outside_frontier", (why,), ()
         )
     reference = _reference(method, points, path)
     beside = [method, *(p for p, _ in reference.parts)]
-    matched = path if reference.interpolated else ""  # which is equal by construction
-    figures = [f for section, part in FIGURES.items() for f in part if section != "run" and f.path != matched]
+    # What is matched is equal by construction, or nearly; and so is all that says the same in other units.
+    matched = {"l0": (L0,) if reference.interpolated else (), "fvu": (FVU, "heldout.scaled.mse")}[match]
+    figures = [f for section, part in FIGURES.items() for f in part if section != "run" and f.path not in matched]
     found = [d for figure in figures if (d := _difference(method, reference, figure)) is not None]
     notes = []
     if unlike := [p for p in dict.fromkeys(d.figure.part for d in found) if not measured_alike(p, beside)]:
         notes.append(f"measured with other settings than its baseline, so not compared: {', '.join(unlike)}")
         found = [d for d in found if d.figure.part not in unlike]
-    if not reference.interpolated and abs(own / (there := float(reference.low.value(path))) - 1) > LIKE:
+    if reference.interpolated:
+        notes.append(f"at {name} {own:.4g}")
+    elif abs(own / (there := float(reference.low.value(path))) - 1) > like:
         notes.append(f"not at like {name}, so no verdicts: {own:.4g} against {there:.4g}")
-        found = [replace(d, verdict=None) for d in found]
+        found = [d if d.figure.part == SYNTHETIC else replace(d, verdict=None) for d in found]
     if not _on_the_same_rows(beside):
         notes.append("measured on other rows than its baseline: intervals are wider than they need be")
     names = tuple(p.name for p, _ in reference.parts)
@@ -197,11 +205,25 @@ def _difference(method: Method, reference: _Reference, figure: Figure) -> Differ
     if not isinstance(value, int | float) or (baseline := reference.value(figure.path)) is None:
         return None
     difference = value - baseline
+    if (gain := _gain(method, figure)) is not None:
+        return Difference(figure, value, value - gain[0], gain[1], _verdict(figure, gain[0], gain[1]))
     found = wider(
         _over_documents(method, reference, figure.path, difference),
         _over_seeds(method, reference, figure.path, difference),
     )
     return Difference(figure, value, baseline, found, _verdict(figure, difference, found))
+
+
+def _gain(method: Method, figure: Figure) -> tuple[float, Interval] | None:
+    """What the family says itself: without the constraint in the very same synthetic worlds."""
+    part, _, name = figure.path.partition(".")
+    if part != SYNTHETIC or len(method.runs) != 1:
+        return None
+    (results,) = method.runs.values()
+    gain, ends = value_at(results, f"{part}.gain"), value_at(results, f"{part}.gain_intervals")
+    if not isinstance(gain, Mapping) or not isinstance(ends, Mapping) or name not in gain or name not in ends:
+        return None
+    return gain[name], (ends[name][0], ends[name][1])
 
 
 def _over_documents(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:

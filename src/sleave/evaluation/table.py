@@ -27,7 +27,8 @@ LEGEND = (
     "codes, over all pairs of features, zeros included; r: Pearson's correlation; above chance: less the same with "
     "each feature's rows turned round. I: mutual information in nats, less chance; activity I: of whether a feature "
     "fires; 10%: of the smaller entropy. T: the top 0.1% of pairs by |C|; stability: overlap of T on two halves of "
-    "the documents. Entanglement: lower is better, at like L0. docs/evaluation.md says how each can mislead."
+    "the documents; synthetic: of the same architecture and constraint on known features. Entanglement: lower is "
+    "better, at like L0. docs/evaluation.md says how each can mislead."
 )
 
 
@@ -128,9 +129,10 @@ def _markdown(runs: Results, comparisons: Sequence[Comparison]) -> str:
     text = _markdown_table([["run", *names.values()], *rows])
     if comparisons:
         heads, *differences = difference_rows(comparisons, names)
-        text += "\n" + _markdown_table([["less the baseline", *heads[1:]], *differences])
+        if differences:
+            text += "\n" + _markdown_table([["less the baseline", *heads[1:]], *differences])
         text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, names))
-    return text
+    return f"{text}\n{LEGEND}\n"
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -222,7 +224,8 @@ def difference_rows(comparisons: Sequence[Comparison], names: Mapping[str, str])
 def _difference(d: Difference) -> str:
     sign = "+" if d.difference > 0 else ""
     width = _width(d.figure, d.difference, d.interval)
-    return f"{sign}{d.figure.written(d.difference)}{width}" + (f" {d.verdict}" if d.verdict else "")
+    share = f" ({d.difference / abs(d.baseline):+.1%})" if d.verdict in ("better", "worse") and d.baseline else ""
+    return f"{sign}{d.figure.written(d.difference)}{width}{share}" + (f" {d.verdict}" if d.verdict else "")
 
 
 def _short(method: str, names: Mapping[str, str]) -> str:

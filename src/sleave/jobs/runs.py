@@ -25,13 +25,18 @@ def runs_in(path: str | Path) -> list[RunDirectory]:
         else sorted((p.parent for p in path.glob("**/config.toml")), key=_natural)
     )
     if not found:
-        raise SleaveError(f"There is no run at `{path}`: no config.toml there or below. See `sleave train`.")
+        raise SleaveError(
+            f"There is no run at `{path}`: "
+            + ("no config.toml there or below." if path.exists() else "it does not exist.")
+            + " See `sleave train`."
+        )
     return [RunDirectory(p) for p in found]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Orders run5 before run10."""
-    return [(int(part or 0), "") if n % 2 else (0, part) for n, part in enumerate(re.split(r"(\d+)", str(path)))]
+def _natural(path: Path) -> list[tuple[float, str]]:
+    """Orders run5 before run10, and none_0.08 before none_0.6."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(path))
+    return [(float(part), "") if n % 2 else (0.0, part) for n, part in enumerate(parts)]
 
 
 def overlap(first: RunDirectory | str | Path, second: RunDirectory | str | Path) -> Overlap:

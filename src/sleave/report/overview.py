@@ -39,7 +39,7 @@ def overview(runs: Sequence[Run]) -> str:
         (
             "comparison",
             "Less the baseline",
-            "What each gained and cost, beside runs without a constraint at the same L0, with 95% intervals.",
+            "What each gained and cost beside runs without a constraint, with 95% intervals; verdicts only at like L0.",
             _comparison(runs),
         ),
         ("training", "Training", "Each point is the mean of a few steps.", legend + _grid(curves(runs), "No metrics.")),

@@ -34,6 +34,7 @@ from sleave.base.files import (
     write_json,
     write_text,
 )
+from sleave.base.progress import say
 from sleave.base.settings import differences
 from sleave.dependence.pairs import Pairs
 
@@ -114,13 +115,24 @@ class RunDirectory:
 
     def results(self) -> dict[str, Any]:
         """What results.json holds so far; of an older schema, what the training left."""
-        results: dict[str, Any] = read_json(self.results_file) if self.results_file.is_file() else {}
+        results = self._all_results()
         if results.get("schema") == RESULTS_SCHEMA:
             return results
         return {name: results[name] for name in ("environment", "training") if name in results}
 
+    def _all_results(self) -> dict[str, Any]:
+        results = read_json(self.results_file) if self.results_file.is_file() else {}
+        if not isinstance(results, dict):
+            raise SleaveError(f"`{self.results_file}` is no object of results; delete it and train again: it goes on.")
+        return results
+
     def add_results(self, part: str, values: Mapping[str, Any]) -> None:
-        """Add or replace one part of results.json."""
+        """Add or replace one part of results.json; one of another schema is kept beside it."""
+        before = self._all_results()
+        if before and (schema := before.get("schema")) != RESULTS_SCHEMA:
+            kept = self.path / f"results.v{schema}.json"
+            write_json(kept, before)
+            say(f"{self.results_file} is of version {schema}, this is {RESULTS_SCHEMA}. The old one is kept in {kept}.")
         head = {"schema": RESULTS_SCHEMA, "environment": environment()}
         write_json(self.results_file, {**head, **self.results(), part: dict(values)})
 
