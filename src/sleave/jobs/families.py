@@ -214,6 +214,7 @@ def _heldout_rows(recipe: Recipe) -> tuple[Iterator[Tensor], Tensor | None, floa
 
 def _unlearning(subject: Subject) -> dict[str, Any]:
     from sleave.behaviour.probes import NOT_INSTALLED, installed
+    from sleave.jobs.kept import KeptTopics
     from sleave.unlearning.forgetting import check_topics, forget
     from sleave.unlearning.results import summarised
     from sleave.unlearning.topics import TooFewPassages
@@ -223,9 +224,14 @@ def _unlearning(subject: Subject) -> dict[str, Any]:
     settings = subject.recipe.evaluation.unlearning
     asked = settings.multiple_choice
     answers = None if asked is None else subject.answers(asked)  # first: it may have mistakes
+    common = {"unlearning": {"topics", "multiple_choice"}}  # which do not decide the result of a topic
+    how = subject.recipe.evaluation.model_dump(mode="json", include={"unlearning", "passages"}, exclude=common)
+    kept = KeptTopics(subject.run.path / "unlearning.partial.json", how)
     try:
         check_topics(settings, sorted({p.topic for p in subject.passages if p.topic is not None}))
-        found = asdict(summarised(forget(subject.sae, subject.topics(), subject.scaling, settings)))
+        topics = forget(subject.sae, subject.topics(), subject.scaling, settings, kept.done, kept.keep)
+        found = asdict(summarised(topics))
+        kept.drop()
     except TooFewPassages as error:
         found = {"status": "too_few_passages", "why": str(error)}
     if asked is not None and answers is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 
@@ -28,7 +29,12 @@ REGULARISATION = 10.0  # of the probe that is fitted afterwards
 
 
 def forget(
-    sae: SparseAutoencoder, questions: Questions, scaling: Scaling, settings: ForgettingSettings
+    sae: SparseAutoencoder,
+    questions: Questions,
+    scaling: Scaling,
+    settings: ForgettingSettings,
+    done: Mapping[str, TopicResult] = MappingProxyType({}),
+    keep: Callable[[TopicResult], None] = lambda topic: None,
 ) -> list[TopicResult]:
     """Forget one topic after the other by clamping an autoencoder's features.
 
@@ -37,6 +43,8 @@ def forget(
         questions: see `read_topics` and `read_multiple_choice`; they can serve many autoencoders.
         scaling: from raw activations to those it was trained on, in whose units clamps are counted.
         settings: which topics, and within what limits.
+        done: topics that are known already.
+        keep: told of each other one as soon as it is known.
 
     Raises:
         SleaveError: there is no such topic, or the width of the autoencoder is another than the model's.
@@ -48,7 +56,14 @@ def forget(
     dictionary = dictionary_of(sae, questions.documents, scaling, questions.all_train)
     others = random_dictionary(dictionary, questions, scaling.scale, settings.seed) if settings.controls else None
     with_what = _With(dictionary, others, scaling, settings)
-    return [_forget(questions.topics.index(name), questions, with_what) for name in settings.topics or questions.topics]
+    found = []
+    for name in settings.topics or questions.topics:
+        topic = done.get(name)
+        if topic is None:
+            topic = _forget(questions.topics.index(name), questions, with_what)
+            keep(topic)
+        found.append(topic)
+    return found
 
 
 def check_topics(settings: ForgettingSettings, there: Sequence[str]) -> None:
