@@ -81,7 +81,7 @@ def test_limits_that_the_test_documents_break_are_named(task, trials):
     harmful = next(t for t in trials if task.test.retain(t.change) < 1 and task.test.ce_rise(t.change) > 0)
     free = best([harmful], task.test, Limits(0.0))
     assert free.violations == ()
-    trial = Trial(harmful.configuration, harmful.change, task.dev)
+    trial = Trial(harmful.configuration, harmful.change, task.dev, harmful.forget)
     vars(trial).update(retain=1.0, ce_rise=0.0)  # as if it did no harm to the dev documents
     broken = best([trial], task.test, Limits(1.0, 0.0))
     assert broken.score == free.score

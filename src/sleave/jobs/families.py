@@ -231,11 +231,11 @@ def _unlearning(subject: Subject) -> dict[str, Any]:
         check_topics(settings, sorted({p.topic for p in subject.passages if p.topic is not None}))
         topics = forget(subject.sae, subject.topics(), subject.scaling, settings, kept.done, kept.keep)
         found = asdict(summarised(topics))
-        kept.drop()
     except TooFewPassages as error:
         found = {"status": "too_few_passages", "why": str(error)}
     if asked is not None and answers is not None:
         found["multiple_choice"] = asdict(summarised(forget(subject.sae, answers, subject.scaling, asked)))
+    kept.drop()  # last: what follows the topics may take minutes, too
     return found
 
 

@@ -124,14 +124,10 @@ class Documents:
     def pooled(self, documents: Sequence[int], change: Change | None = None) -> Float[Tensor, "some d_in"]:
         """What the head reads, averaged over the text of each document."""
         found = torch.zeros(len(documents), self.residual.shape[1])
-
-        def keep(batch: Sequence[int], finals: Sequence[Tensor]) -> Tensor:
-            for d, final in zip(batch, finals, strict=True):
-                found[place[d]] = self.mean_of_text(d, final)
-            return torch.zeros(len(batch))
-
         place = {d: n for n, d in enumerate(documents)}
-        self.right(documents, keep, change)
+        for batch, final in self._finals(documents, change):
+            for d, rows in zip(batch, final, strict=True):
+                found[place[d]] = self.mean_of_text(d, rows[: len(self.contexts[d].token_ids)])
         return found
 
     def mean_of_text(self, document: int, rows: Float[Tensor, "length d_in"]) -> Float[Tensor, " d_in"]:

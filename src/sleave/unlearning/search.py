@@ -112,22 +112,19 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A configuration on the dev documents; what is asked for first is measured then, once.
+    """A configuration on the dev documents; of what is retained, each figure is measured once, when it is asked for.
 
     Attributes:
         configuration: which features, and how far.
         change: what it does to the activations.
         dev: the documents.
+        forget: accuracy on what is to be forgotten.
     """
 
     configuration: Configuration
     change: Change
     dev: Asked
-
-    @cached_property
-    def forget(self) -> float:
-        """Accuracy on what is to be forgotten."""
-        return float(self.dev.forget(self.change).mean())
+    forget: float
 
     @cached_property
     def retain(self) -> float:
@@ -188,9 +185,8 @@ def search(
     """
     trials = []
     for configuration in configurations(grid, dictionary, order):
-        trial = Trial(configuration, change_of(dictionary, configuration, grid.absolute), dev)
-        trial.forget  # noqa: B018  # asked for here, where progress is told
-        trials.append(trial)
+        change = change_of(dictionary, configuration, grid.absolute)
+        trials.append(Trial(configuration, change, dev, float(dev.forget(change).mean())))
         advance(1)
     return sorted(trials, key=lambda t: (t.forget, len(t.configuration.features), t.configuration.m))
 
