@@ -31,7 +31,8 @@ def whole(folder):
 
 
 def found(whole, contexts):
-    return next_token_losses(whole, whole.final(whole.residuals(contexts, 1), 1), contexts)
+    finals = whole.final(whole.residuals(contexts, 1), 1)
+    return next_token_losses(whole, [f[: len(c.token_ids)] for f, c in zip(finals, contexts, strict=True)], contexts)
 
 
 def test_as_transformers_has_them(folder, whole, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sleave.unlearning.questions import Questions
 from sleave.unlearning.results import Found, Outcome, TopicResult, compared_with_random, is_clear, summarised
-from sleave.unlearning.search import SCALED, Grid, Limits, Trial, best, by_rates, configurations, search
+from sleave.unlearning.search import SCALED, Asked, Grid, Limits, Trial, best, by_rates, configurations, search
 from sleave.unlearning.task import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,8 @@ def test_dev_test_and_train_share_no_document(questions, task):
 
 def test_known_documents_are_all_right_without_a_change(questions, task):
     known = [*task.dev.sides.forget, *task.dev.sides.retain, *task.test.sides.forget]
-    assert questions.documents.right(known, questions.judge).tolist() == [1.0] * len(known)
+    documents = questions.documents
+    assert documents.right(known, questions.judge, documents.finals(known)).tolist() == [1.0] * len(known)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=20), st.floats(0, 1))
@@ -71,9 +72,23 @@ def test_the_best_is_that_of_brute_force(task, trials, settings):
             assert found.score == pytest.approx(float(1 - again.mean()))
 
 
+def test_weaker_clamps_of_what_forgets_nothing_are_not_asked_about(task, dictionary, monkeypatch):
+    asked = []
+    forget = Asked.forget
+    monkeypatch.setattr(Asked, "forget", lambda self, change: asked.append(change) or forget(self, change))
+    order = by_rates(dictionary.rates, torch.zeros(30))
+    slight = search(task.dev, dictionary, order, Grid((1.0,), (1, 3), (1e-4, 1e-5, 1e-6)))
+    assert [t.forget for t in slight] == [1.0] * 6
+    assert len(asked) == 2  # the strongest clamp of each number of features
+    strong = search(task.dev, dictionary, order, Grid((1.0,), (30,), (4.0, 8.0, 16.0)))
+    assert all(t.forget < 1 for t in strong)
+    assert len(asked) == 2 + 3
+
+
 def test_documents_that_are_not_touched_are_right(task, trials):
     for trial in trials:
-        everything = task.dev.documents.right(task.dev.sides.forget, task.dev.judge, trial.change)
+        documents, some = task.dev.documents, task.dev.sides.forget
+        everything = documents.right(some, task.dev.judge, documents.finals(some, trial.change))
         assert torch.equal(task.dev.forget(trial.change), everything)
 
 

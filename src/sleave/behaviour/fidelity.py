@@ -194,12 +194,12 @@ def _losses(
     for start in range(0, len(following), POSITIONS):
         some = slice(start, start + POSITIONS)
         token, counts = following[some, None], has_target[some]
-        clean = model.logits(at["clean"][some]).log_softmax(dim=1)
+        clean = model.logits(at["clean"][some]).float().log_softmax(dim=1)
         p = clean.exp()
         entropy = -_dot(p, clean)
         parts["ce_clean"].append(-clean.gather(1, token)[:, 0] * counts)
         for name in ("spliced", "zero", "mean"):
-            logits = model.logits(at[name][some])
+            logits = model.logits(at[name][some]).float()
             total = logits.logsumexp(dim=1)
             parts[f"ce_{name}"].append((total - logits.gather(1, token)[:, 0]) * counts)
             if name != "mean":

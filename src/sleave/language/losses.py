@@ -1,4 +1,4 @@
-"""Cross-entropy of next tokens, a few positions at a time: logits of a large vocabulary take much memory."""
+"""Cross-entropy of next tokens, a few positions at a time: logits of a large vocabulary take much memory and time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from sleave.language.contexts import Context, padded_ids, padded_keep
 from sleave.language.whole import WholeModel
 
-POSITIONS = 256  # at once: 268 MB of logits for a vocabulary of 262,144
+POSITIONS = 256  # at once: 134 MB of logits of 16 bits for a vocabulary of 262,144
+IN_CACHE = 4  # rows of logits that are turned into float32 at once: 4 MB
 
 
 @torch.no_grad()
 def next_token_losses(
-    model: WholeModel, final: Float[Tensor, "contexts width d_in"], contexts: Sequence[Context]
+    model: WholeModel, finals: Sequence[Float[Tensor, "_ d_in"]], contexts: Sequence[Context]
 ) -> list[Float[Tensor, " targets"]]:
     """The cross-entropy (nats) of each next token that is text, read at a token that is text.
 
@@ -24,14 +25,15 @@ def next_token_losses(
 
     Args:
         model: the language model.
-        final: what its head reads, as `WholeModel.final` gives it.
-        contexts: of which it is, in this order.
+        finals: (length, d_in) what its head reads of each context, as `WholeModel.final` gives it.
+        contexts: of which they are.
 
     Returns:
         For each context its losses in order, float32, on the CPU.
     """
     has_target, following = targets(contexts)
-    at, token = final[has_target.to(final.device)], following[has_target]
+    at = torch.cat([f[h[: len(f)].to(f.device)] for f, h in zip(finals, has_target, strict=True)])
+    token = following[has_target]
     parts = zip(at.split(POSITIONS), token.split(POSITIONS), strict=True)
     losses = torch.cat([cross_entropy(model.logits(x), y).cpu() for x, y in parts]) if len(at) else torch.empty(0)
     return list(losses.split(has_target.sum(dim=1).tolist()))
@@ -48,5 +50,9 @@ def targets(contexts: Sequence[Context]) -> tuple[Bool[Tensor, "contexts width"]
 def cross_entropy(
     logits: Float[Tensor, "positions vocabulary"], token: Int[Tensor, " positions"]
 ) -> Float[Tensor, " positions"]:
-    """-log p(token), in nats."""
-    return logits.logsumexp(dim=1) - logits.gather(1, token.to(logits.device)[:, None])[:, 0]
+    """-log p(token), in nats, in float32 whatever the logits are in."""
+    if logits.device.type == "cpu":
+        total = torch.cat([some.float().logsumexp(dim=1) for some in logits.split(IN_CACHE)])
+    else:
+        total = logits.float().logsumexp(dim=1)
+    return total - logits.gather(1, token.to(logits.device)[:, None])[:, 0].float()

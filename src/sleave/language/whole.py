@@ -124,7 +124,7 @@ class WholeModel:
 
     @torch.no_grad()
     def logits(self, final: Float[Tensor, "positions d_in"]) -> Float[Tensor, "positions vocabulary"]:
-        """The logits at some positions: the model's own head, with whatever scaling or capping it has, in float32."""
+        """The logits at some positions: the model's own head, with whatever scaling or capping it has."""
 
         def instead(_module: nn.Module, _inputs: Any) -> Any:
             return (final[None].to(self.device),)
@@ -136,7 +136,7 @@ class WholeModel:
                 logits: Tensor = self._model(input_ids=ids, use_cache=False).logits
         finally:
             handle.remove()
-        return logits[0].float()
+        return logits[0]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,9 @@ TOKENS = 2048  # that the model reads at once, padding included
 
 Judge = Callable[[Sequence[int], Sequence[Tensor]], Tensor]
 """From documents and their (length, d_in) final states, how right each one's answer is: (documents,), 0 to 1."""
+
+Finals = tuple[list[int], list[Tensor]]
+"""Some documents, and of each the (length, d_in) states that the head reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,43 +105,35 @@ class Documents:
         touched[self.document[change.position]] = True
         return touched
 
-    def right(self, documents: Sequence[int], judge: Judge, change: Change | None = None) -> Float[Tensor, " some"]:
-        """How right the answers are on some documents."""
-        found = torch.zeros(len(documents))
-        place = {d: n for n, d in enumerate(documents)}
-        for batch, final in self._finals(documents, change):
-            own = [rows[: len(self.contexts[d].token_ids)] for d, rows in zip(batch, final, strict=True)]
-            found[[place[d] for d in batch]] = judge(batch, own).float().cpu()
+    def finals(self, documents: Sequence[int], change: Change | None = None) -> Iterator[Finals]:
+        """What the head reads of some documents, a batch at a time, in an order that suits the model."""
+        for group in HookedModel.batches([self.contexts[d] for d in documents], TOKENS):
+            batch = [documents[i] for i in group]
+            rows = self.model.final(self._padded(batch, change), self.layer)
+            yield batch, [r[: len(self.contexts[d].token_ids)] for d, r in zip(batch, rows, strict=True)]
+
+    def right(self, documents: Sequence[int], judge: Judge, finals: Iterable[Finals]) -> Float[Tensor, " documents"]:
+        """How right the answers are on some documents, given their final states in any order."""
+        found = {d: float(r) for batch, rows in finals for d, r in zip(batch, judge(batch, rows), strict=True)}
+        return torch.tensor([found[d] for d in documents])
+
+    def loss(self, finals: Iterable[Finals]) -> dict[int, tuple[float, int]]:
+        """Of each document, the sum of the losses of its next tokens, in nats, and how many tokens that is of."""
+        found: dict[int, tuple[float, int]] = {}
+        for batch, rows in finals:
+            losses = next_token_losses(self.model, rows, [self.contexts[d] for d in batch])
+            found.update((d, (float(loss.sum()), len(loss))) for d, loss in zip(batch, losses, strict=True))
         return found
 
-    def loss(self, documents: Sequence[int], change: Change | None = None) -> tuple[Tensor, Tensor]:
-        """Of some documents, the sum of the losses of their next tokens, in nats, and how many tokens that is of."""
-        total, count = torch.zeros(len(documents)), torch.zeros(len(documents))
-        place = {d: n for n, d in enumerate(documents)}
-        for batch, final in self._finals(documents, change):
-            losses = next_token_losses(self.model, final, [self.contexts[d] for d in batch])
-            for d, loss in zip(batch, losses, strict=True):
-                total[place[d]], count[place[d]] = float(loss.sum()), len(loss)
-        return total, count
-
-    def pooled(self, documents: Sequence[int], change: Change | None = None) -> Float[Tensor, "some d_in"]:
-        """What the head reads, averaged over the text of each document."""
-        found = torch.zeros(len(documents), self.residual.shape[1])
-        place = {d: n for n, d in enumerate(documents)}
-        for batch, final in self._finals(documents, change):
-            for d, rows in zip(batch, final, strict=True):
-                found[place[d]] = self.mean_of_text(d, rows[: len(self.contexts[d].token_ids)])
-        return found
+    def pooled(self, documents: Sequence[int], finals: Iterable[Finals]) -> Float[Tensor, "documents d_in"]:
+        """The final states of some documents, given in any order, averaged over the text of each."""
+        found = {d: self.mean_of_text(d, r).cpu() for batch, rows in finals for d, r in zip(batch, rows, strict=True)}
+        return torch.stack([found[d] for d in documents])
 
     def mean_of_text(self, document: int, rows: Float[Tensor, "length d_in"]) -> Float[Tensor, " d_in"]:
         """The mean of a document's rows over the tokens that stand for text."""
         keep = torch.tensor(self.contexts[document].keep, device=rows.device)
         return rows[keep].float().mean(0)
-
-    def _finals(self, documents: Sequence[int], change: Change | None) -> Iterator[tuple[list[int], Tensor]]:
-        for group in HookedModel.batches([self.contexts[d] for d in documents], TOKENS):
-            batch = [documents[i] for i in group]
-            yield batch, self.model.final(self._padded(batch, change), self.layer)
 
     def _padded(self, batch: Sequence[int], change: Change | None) -> Tensor:
         width = max(len(self.contexts[d].token_ids) for d in batch)

@@ -140,8 +140,10 @@ def _controls(task: Task, order: Order, others: Dictionary, what: _With) -> dict
 
 
 def _curve(trials: Sequence[Trial], limits: Limits) -> tuple[tuple[float, float], ...]:
-    """(rise of the loss, score) of some configurations from the best to the worst, by the rise."""
-    some = trials[:: max(1, len(trials) // POINTS)]
+    """(rise of the loss, score) of some configurations that forget anything, by the rise."""
+    telling = [t for t in trials if t.forget < 1] or trials[:1]
+    count = min(POINTS, len(telling))
+    some = [telling[n * len(telling) // count] for n in range(count)]
     return tuple(sorted((t.ce_rise, 1 - t.forget) for t in some if t.retain >= limits.retain))
 
 
@@ -161,9 +163,10 @@ def _read_off(task: Task, change: Change | None) -> float | None:
         return None
     fitted, checked = [*train[0], *train[1]], [*asked.forget, *asked.retain]
     if change is None:
-        states = questions.pooled[fitted], questions.pooled[checked]
+        states = [questions.pooled[fitted], questions.pooled[checked]]
     else:
-        states = questions.documents.pooled(fitted, change), questions.documents.pooled(checked, change)
+        documents = questions.documents
+        states = [documents.pooled(some, documents.finals(some, change)) for some in (fitted, checked)]
     probe = fit_probe(states[0], torch.arange(len(fitted)) < len(train[0]), REGULARISATION)
     says = probe.scores(states[1]) > 0
     n = len(asked.forget)

@@ -51,7 +51,8 @@ def read_multiple_choice(
     split = len(forget)
     own = (tuple(range(split)), tuple(range(split, len(questions))))
     train = tuple(o[: settings.train] for o in own)
-    answered = documents.right(range(len(questions)), judge)  # in the order of the file; only those are asked further
+    everything = range(len(questions))
+    answered = documents.right(everything, judge, documents.finals(everything))  # only those right are asked further
     known = tuple(
         _known(model, questions, [d for d in o[settings.train :] if answered[d]], letters, layer, settings) for o in own
     )
@@ -93,7 +94,8 @@ def _knows(model: WholeModel, question: Question, letters: Tensor, layer: int, o
     asked = [_context(model, question.prompt(way), n) for n, way in enumerate(ways)]
     documents = Documents.read(model, asked, layer)
     judge = letter_judge(model, letters, [w.index(question.answer) for w in ways], [len(w) for w in ways])
-    return bool((documents.right(range(len(ways)), judge) == 1).all())
+    everything = range(len(ways))
+    return bool((documents.right(everything, judge, documents.finals(everything)) == 1).all())
 
 
 def orders_of(choices: int, most: int) -> list[tuple[int, ...]]:

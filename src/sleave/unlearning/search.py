@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sleave.behaviour.results import figures_and_intervals
 from sleave.unlearning.dictionary import Dictionary
-from sleave.unlearning.documents import Change, Documents, Judge
+from sleave.unlearning.documents import Change, Documents, Finals, Judge
 from sleave.unlearning.results import Configuration, Found, Outcome
 
 Order = Callable[[float], Int64[Tensor, " features"]]
@@ -77,37 +77,43 @@ class Asked:
     documents: Documents
     judge: Judge
     sides: Sides
-    _clean: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _last: list[tuple[Change, list[Finals]]] = field(default_factory=list)
 
     def forget(self, change: Change) -> Float[Tensor, " forget"]:
         """How right the answers on each document to be forgotten are."""
-        return self._right(self.sides.forget, change)
+        changed = self._changed(self.sides.forget, change)
+        return self._right(self.sides.forget, changed, self.documents.finals(changed, change))
 
     def retain(self, change: Change) -> float:
         """Accuracy on the retained documents."""
-        return float(self._right(self.sides.retain, change).mean())
-
-    def _right(self, some: Sequence[int], change: Change) -> Tensor:
-        """Documents that the change does not touch are right, as they were before."""
-        touched = self.documents.touched(change)[list(some)]
-        right = torch.ones(len(some))
-        if touched.any():
-            changed = [d for d, t in zip(some, touched.tolist(), strict=True) if t]
-            right[touched] = self.documents.right(changed, self.judge, change)
-        return right
+        changed = self._changed(self.sides.retain, change)
+        return float(self._right(self.sides.retain, changed, self._retained(changed, change)).mean())
 
     def ce_rise(self, change: Change) -> float:
         """By how much the loss on the retained documents rises, in nats a token."""
-        retain = self.sides.retain
-        if missing := [d for d in retain if d not in self._clean]:
-            total, count = self.documents.loss(missing)
-            self._clean.update(zip(missing, zip(total.tolist(), count.tolist(), strict=True), strict=True))
+        changed = self._changed(self.sides.retain, change)
+        found = self.documents.loss(self._retained(changed, change))
+        rise = sum(found[d][0] - self._clean[d][0] for d in changed)
+        return rise / sum(count for _, count in self._clean.values())
+
+    @cached_property
+    def _clean(self) -> dict[int, tuple[float, int]]:
+        return self.documents.loss(self.documents.finals(self.sides.retain))
+
+    def _changed(self, some: Sequence[int], change: Change) -> list[int]:
         touched = self.documents.touched(change)
-        if not (changed := [d for d in retain if touched[d]]):
-            return 0.0
-        total, _ = self.documents.loss(changed, change)
-        rise = float(total.sum()) - sum(self._clean[d][0] for d in changed)
-        return rise / sum(self._clean[d][1] for d in retain)
+        return [d for d in some if touched[d]]
+
+    def _right(self, some: Sequence[int], changed: Sequence[int], finals: Iterable[Finals]) -> Tensor:
+        """Documents that the change does not touch are right, as they were before."""
+        right = dict(zip(changed, self.documents.right(changed, self.judge, finals).tolist(), strict=True))
+        return torch.tensor([right.get(d, 1.0) for d in some])
+
+    def _retained(self, changed: Sequence[int], change: Change) -> list[Finals]:
+        """Final states of retained documents, kept until those of another change are asked for."""
+        if not (self._last and self._last[0][0] is change):
+            self._last[:] = [(change, list(self.documents.finals(changed, change)))]
+        return self._last[0][1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +158,10 @@ def by_rates(forget: Float[Tensor, " d_sae"], retain: Float[Tensor, " d_sae"]) -
 
 
 def configurations(grid: Grid, dictionary: Dictionary, order: Order) -> list[Configuration]:
-    """The different configurations of a grid; of several that come to the same, the first."""
+    """The different configurations of a grid, of the same features the strongest clamp first."""
     unit = 1.0 if grid.absolute else float(dictionary.rates.mean())
     found: dict[tuple[tuple[int, ...], float], Configuration] = {}
-    for tau, n, m in product(grid.taus, grid.ns, grid.ms):
+    for tau, n, m in product(grid.taus, grid.ns, sorted(grid.ms, reverse=True)):
         features = tuple(sorted(order(tau * unit)[:n].tolist()))
         if features:
             found.setdefault((features, m), Configuration(tau * unit, n, m, features))
@@ -174,7 +180,9 @@ def search(
     """Every configuration of a grid, best first; of equal scores, the one that clamps less.
 
     Only what is to be forgotten is asked about here: whether the rest is retained, and at what cost, is asked of one
-    configuration after the other until one will do, which gives the same answer for half the work.
+    configuration after the other until one will do, which gives the same answer for half the work. Where a clamp makes
+    the model forget nothing at all, weaker clamps of the same features are taken to do the same and are not asked
+    about, which spares most of what remains.
 
     Args:
         dev: the documents to choose by.
@@ -183,10 +191,15 @@ def search(
         grid: which configurations.
         advance: told after each configuration.
     """
-    trials = []
+    trials: list[Trial] = []
+    harmless: set[tuple[int, ...]] = set()
     for configuration in configurations(grid, dictionary, order):
         change = change_of(dictionary, configuration, grid.absolute)
-        trials.append(Trial(configuration, change, dev, float(dev.forget(change).mean())))
+        asked = configuration.features not in harmless
+        forget = float(dev.forget(change).mean()) if asked else 1.0
+        if forget == 1:
+            harmless.add(configuration.features)
+        trials.append(Trial(configuration, change, dev, forget))
         advance(1)
     return sorted(trials, key=lambda t: (t.forget, len(t.configuration.features), t.configuration.m))
 

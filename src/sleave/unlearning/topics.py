@@ -53,7 +53,7 @@ def read_topics(
         documents = Documents.read(model, contexts, layer, max_norm_ratio, lambda done: advance(done, ""))
     own = [(topic == t).nonzero().flatten().tolist() for t in range(len(chosen))]
     train = tuple(tuple(o[: settings.train]) for o in own)
-    pooled = documents.pooled(range(len(contexts)))
+    pooled = documents.pooled(range(len(contexts)), documents.finals(range(len(contexts))))
     fitted = [d for t in train for d in t]
     probes = fit_probes(pooled[fitted], topic[fitted], settings.probes, settings.seed)
     right = (probes.topics(pooled) == topic).all(dim=0)
