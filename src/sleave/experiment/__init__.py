@@ -1,0 +1,1 @@
+"""Grids of runs over methods, layers, seeds and any setting, on one shared harvest."""

@@ -1,0 +1,59 @@
+"""The file of an experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from sleave.base.errors import SleaveError
+from sleave.base.files import read_toml
+from sleave.base.settings import Settings, parse
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+class GridSettings(Settings):
+    """One grid: every method at every layer with every seed and every combination of the settings that vary."""
+
+    methods: tuple[str, ...] = ()
+    """Which methods; all of them when empty."""
+    layers: tuple[int, ...] = ()
+    """Which layers; the experiment's when empty."""
+    seeds: tuple[int, ...] = ()
+    """Which seeds; the experiment's when empty."""
+    vary: dict[str, Values] = Field(default_factory=dict)
+    """Settings of the recipe by their dotted keys, each with the values that it takes in turn, such as
+    "constraint.weight" = [0.05, 0.1, 0.2]."""
+
+
+class ExperimentSettings(Settings):
+    """An experiment: one recipe, what is changed of it, and what is measured."""
+
+    title: str
+    """What it is about, in a few words."""
+    recipe: str
+    """The recipe that every run changes something of: a path from the experiment's own folder."""
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """What each method changes of the recipe, by its name: [methods.full.constraint] kind = "full"."""
+    layers: tuple[int, ...] = ()
+    """Layers to train on; all that the recipe reads (model.layers) when empty."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """Seeds of initialisation and batches: the same seed gives every method the same start and the same batches."""
+    grid: Annotated[tuple[GridSettings, ...], Field(min_length=1)] = (GridSettings(),)
+    """One or more grids ([[grid]]); a run that several have is made once."""
+    suites: Annotated[tuple[str, ...], Field(min_length=1)] = ("heldout",)
+    """What is measured of each finished run; see `sleave evaluate --help`."""
+
+
+def load_experiment(path: str | Path) -> ExperimentSettings:
+    """Read the file of an experiment.
+
+    Raises:
+        SleaveError: the file is missing or not TOML; or lists all mistakes in it, each with its key path.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise SleaveError(f"`{path}` is a folder. Give one experiment in it, a TOML file.")
+    return parse(ExperimentSettings, read_toml(path), where=f"The experiment `{path}`")
