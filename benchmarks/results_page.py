@@ -76,7 +76,7 @@ def table(name: str, folder: Path = RESULTS) -> str:
     collected = read_json(folder / f"{settings.results}.json")
     columns = _columns(collected["runs"], settings)
     figures = [_figure(f) for f in settings.figures]
-    rows = [["", *columns]] + [[f.name, *(written(f, m) for m in columns.values())] for f in figures]
+    rows = [["", *columns]] + [[f.name, *(_cell(f, m) for m in columns.values())] for f in figures]
     if settings.papers:
         rows += _papers(settings.papers, columns, folder)
     return f"{_made_by(collected, columns)}\n\n{markdown_table(rows)}"
@@ -93,6 +93,8 @@ def _columns(runs: Sequence[Mapping[str, Any]], settings: TableSettings) -> dict
             grouped.setdefault((run["method"], *varied, f"layer {run['layer']}"), {})[run["name"]] = run["results"]
     if not grouped:
         raise SleaveError(f"No run of results/{settings.results}.json is of the methods and layers of its table.")
+    order = {method: n for n, method in enumerate(settings.methods)}
+    grouped = {key: grouped[key] for key in sorted(grouped, key=lambda key: order.get(key[0], 0))}
     several = len({key[-1] for key in grouped}) > 1
     return {", ".join(key if several else key[:-1]): Method(results) for key, results in grouped.items()}
 
@@ -101,6 +103,12 @@ def _figure(name: str) -> Figure:
     if name not in BY_NAME:
         raise SleaveError(f"There is no figure `{name}`. {nearest(name, BY_NAME)}")
     return BY_NAME[name]
+
+
+def _cell(figure: Figure, method: Method) -> str:
+    """The figure, or why a run has none."""
+    statuses = [results.get(figure.part, {}).get("status", "ok") for results in method.runs.values()]
+    return next((status for status in statuses if status != "ok"), written(figure, method))
 
 
 def _papers(paper: str, columns: Mapping[str, Method], folder: Path) -> list[list[str]]:

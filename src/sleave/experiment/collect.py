@@ -14,7 +14,7 @@ from sleave.jobs.runs import runs_in
 from sleave.training.run import RunDirectory
 
 SCHEMA = 1
-DIGITS = 6  # that a figure keeps
+DIGITS = 10  # that a figure keeps; fewer, and an interval would no longer be centred on it
 # What `sleave.evaluation.compare` tells runs apart by, beside the figures.
 KEPT = ("training.seed", "training.recipe", "training.activations", "training.d_in", "training.d_sae", "training.steps")
 FINGERPRINT = "heldout.fingerprint"

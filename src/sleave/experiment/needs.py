@@ -8,7 +8,7 @@ training was seen to take (tests/experiment/test_plan.py holds them against real
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import expm1
 from pathlib import Path
 
 from sleave.activations.manifest import MANIFEST, Manifest
@@ -22,7 +22,7 @@ from sleave.language.shape import model_shape
 from sleave.penalties.pairwise import COLUMNS
 from sleave.recipe import Recipe
 
-BASE = 430_000_000  # Python with torch and numba, kernels loaded
+BASE = 450_000_000  # Python with torch and numba, kernels loaded
 FLOAT = 4
 
 # Bytes for each of the batch * d_sae codes of an architecture that holds them densely, gradients included.
@@ -31,7 +31,8 @@ HALF = 2 / 3  # share of them where codes are computed again in the backward pas
 CONSTRAINED = 12.0  # more of them, of a constraint on dense codes: scaled columns, and the constraint's gradient
 PRE_ACTS = 10.0  # bytes for each pre-activation held at once, where only what fires is kept
 ENTRY = 80.0  # for each code that fires: value, gradient, row, feature, both orders
-LISTED = 96.0  # for each pair that fires together, while its score is computed
+CORRELATED = 40.0  # for each pair that fires together, while its correlation is computed
+INFORMED = 96.0  # while its mutual information is
 CHOSEN = 150.0  # for each chosen pair: both of its features' lists of neighbours
 
 
@@ -69,10 +70,10 @@ def peak_memory(recipe: Recipe, shape: ModelShape | None = None) -> int:
 
 def memory(recipe: Recipe, shape: ModelShape | None = None) -> Memory:
     """The same, by who holds it; see `peak_memory`."""
-    stored = stored(recipe)
-    if shape is None and (stored is None or recipe.harvest.store is None):
+    there = stored(recipe)
+    if shape is None and (there is None or recipe.harvest.store is None):
         shape = model_shape(recipe.model)
-    d_in = stored.d_in if stored is not None else shape.d_in if shape is not None else 0
+    d_in = there.d_in if there is not None else shape.d_in if shape is not None else 0
     size = Sizes.of(recipe, d_in)
     moments = (_beginning(size), _step(recipe, size), _checkpoint(recipe, size))
     own = BASE + 4 * FLOAT * size.parameters + max(moments)
@@ -80,10 +81,10 @@ def memory(recipe: Recipe, shape: ModelShape | None = None) -> Memory:
         assert shape is not None
         return Memory(round(own + _language_model(recipe, shape) + _live_buffer(recipe, size)), 0)
     rows = recipe.harvest.max_tokens
-    if stored is not None:
-        rows = sum(chunk.rows["train"] for chunk in stored.chunks)
+    if there is not None:
+        rows = sum(chunk.rows["train"] for chunk in there.chunks)
     buffer = 2 * 8 * min(rows, recipe.buffer.buffer_contexts * recipe.harvest.context_length)
-    item = torch_dtype(stored.dtype if stored is not None else recipe.harvest.dtype).itemsize
+    item = torch_dtype(there.dtype if there is not None else recipe.harvest.dtype).itemsize
     # One row brings its neighbours on the disk with it: sooner or later all rows are mapped.
     return Memory(round(own + buffer), rows * d_in * item)
 
@@ -151,12 +152,8 @@ class Sizes:
 
     def together(self, batches: int = 1) -> float:
         """How many pairs fire together in some batches, if features fired independently."""
-        coactivations = batches * self.rows * self.firing * (self.firing - 1) / 2
-        return self.pairs * -_expm1(-coactivations / self.pairs)
-
-
-def _expm1(x: float) -> float:
-    return exp(x) - 1
+        coactivations = batches * self.rows * self.firing**2 / 2
+        return self.pairs * -expm1(-coactivations / self.pairs)
 
 
 def _beginning(size: Sizes) -> float:
@@ -186,17 +183,16 @@ def _constraint(recipe: Recipe, size: Sizes) -> float:
     dense = 0.0 if size.sparse else CONSTRAINED * size.codes
     window = getattr(constraint, "window", 1)
     top = getattr(constraint, "top", 0.0)
-    compared = 1
     if constraint.kind == "full":
         if size.sparse:
-            return LISTED * size.together()
+            return CORRELATED * size.together()
         return dense + 10.0 * min(COLUMNS, size.d_sae) * size.d_sae
     if constraint.kind == "gradient":  # of every code, whatever fires
         gradients = FLOAT * size.codes * (3 + 5 * (window - 1))
-        return dense + gradients + CHOSEN * top * size.pairs * compared
-    listed = LISTED * size.together(window)
+        return dense + gradients + CHOSEN * top * size.pairs
+    listed = (INFORMED if constraint.kind in ("mi", "information") else CORRELATED) * size.together(window)
     remembered = ENTRY * size.entries * (window if window > 1 else 0)
-    return dense + listed + remembered + CHOSEN * min(top * size.pairs, size.together(window)) * compared
+    return dense + listed + remembered + CHOSEN * min(top * size.pairs, size.together(window))
 
 
 def _checkpoint(recipe: Recipe, size: Sizes) -> float:
