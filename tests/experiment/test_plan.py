@@ -29,7 +29,7 @@ from sleave.recipe import Recipe, load_recipe, merged, recipe_from
 
 ROOT = Path(__file__).parents[2]
 SHAPE = ModelShape(d_in=10, num_layers=4, block_parameters=100, vocabulary=50)
-RATES = Rates(flops=1e6, numbers=1e5)
+RATES = Rates(flops=1e6, codes=1e5)
 VALUES: dict[str, Any] = {
     "model": {"name": "nobody", "layers": [1]},
     "corpus": [{"kind": "packaged", "name": "ag_news"}],
@@ -154,7 +154,7 @@ def test_the_plan_of_the_real_thing():
 def test_rates_are_those_of_this_machine(one_thread):
     rates = calibrate(make(training={"precision": "float32"}), 10)
     assert 1e7 < rates.flops < 1e15
-    assert 1e6 < rates.numbers < 1e13
+    assert 1e6 < rates.codes < 1e13
 
 
 # Shapes
@@ -251,7 +251,7 @@ def test_memory_of_real_runs(path, kind, took):
 
 @pytest.mark.parametrize(("kind", "took"), [("none", 0.192), ("selective", 0.264), ("full", 0.483)])
 def test_time_of_real_runs(kind, took):
-    rates = Rates(flops=776e9, numbers=1.2e9)  # of that machine with two threads
+    rates = Rates(flops=776e9, codes=240e6)  # of that machine with two threads
     estimate = seconds_per_step(load_recipe(QUICKSTART, {"constraint": {"kind": kind}}), 640, rates)
     assert 1 / 1.5 <= estimate / took <= 1.5
 

@@ -65,7 +65,7 @@ def test_a_table(folder):
 def test_settings_that_vary_and_layers(folder):
     set_table(folder, settings=True, layers=[], methods=["none", "selective"])
     assert rows(filled(PAGE, folder))[0][1:] == [
-        *("none, layer 8", "selective, layer 8", "selective, constraint.weight 0.2, layer 8", "none, layer 3"),
+        *("none, layer 8", "none, layer 3", "selective, layer 8", "selective, constraint.weight 0.2, layer 8"),
     ]
 
 

@@ -1,8 +1,9 @@
 """How fast this machine is, and how long a step takes on it: an estimate, meant to be within a factor of 1.5.
 
 A step is its matrix products at the rate that they reach in the shape at hand, and passes over the batch's codes at
-the rate of one elementwise operation into new memory. How many passes each thing takes was fitted once to measured
-steps (tests/experiment/test_plan.py has them).
+the rate at which they go through a ReLU and back again: in its shape, since that is mostly a question of how fast the
+system hands out new memory. How many passes each thing takes was fitted once to measured steps, interleaved in one
+process (benchmarks/constraint_cost.txt and tests/experiment/test_plan.py have some).
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ from sleave.recipe import Recipe
 SECONDS = 0.7  # for each of the two figures
 MOST = 1 << 24  # numbers in the matrix that a pass is timed on
 
-# Passes over (batch, d_sae) numbers that a step takes beside its products.
-PASSES = {"relu": 8.0, "jumprelu": 14.0, "gated": 16.0}
-SPARSE_PASSES = 2.5  # to find the largest of all pre-activations
-FULL_PASSES = 8.0
-CHOICE_PASSES = 4.0
-PENALTY_PASSES = 5.0
-ADAM = 7.0  # passes over the weights
-COACTIVATION = 1.2e-8  # seconds for each time two features fire together, of a choice by mutual information
-WALKED = 2.5e-9  # of a penalty on chosen pairs
-ENTRY_RATE = 4e9  # operations a second on rows of the weights, for each code that fires
+# Passes over (batch, d_sae) codes that a step takes beside its products.
+PASSES = {"relu": 2.0, "jumprelu": 4.8, "gated": 6.0}
+SPARSE_PASSES = 0.4  # to find the largest of all pre-activations
+FULL_PASSES = 3.0
+CHOICE_PASSES = 2.0
+PENALTY_PASSES = 0.2
+ADAM_PASSES = 1.0  # over the weights
+# Seconds on one core or two, of what walks lists.
+COACTIVATION = 1.2e-8  # for each time two features fire together, of a choice
+KDE_COACTIVATION = 4e-7  # of a choice by kernel density estimates
+WALKED = 2.5e-9  # the same, of a penalty
+CHOSEN = 6e-8  # for each chosen pair, of a penalty
+DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
+ENTRY_RATE = 8e9  # operations a second on rows of the weights, for each code that fires
 HARVEST = 0.65  # share of a product's rate that a language model reaches
 
 
@@ -45,11 +50,11 @@ class Rates:
 
     Attributes:
         flops: operations of a matrix product in the training's precision and shape.
-        numbers: numbers of an elementwise operation, read and written into new memory.
+        codes: that go through a ReLU and, as its gradient, back, all in new memory.
     """
 
     flops: float
-    numbers: float
+    codes: float
 
 
 def calibrate(recipe: Recipe, d_in: int) -> Rates:
@@ -69,10 +74,16 @@ def _calibrate(rows: int, d_in: int, d_sae: int, precision: DType, device_name: 
     dtype = torch_dtype(precision)
     x = torch.randn(rows, d_in, device=device).to(dtype)
     weights = torch.randn(d_in, d_sae, device=device).to(dtype)
-    codes = torch.randn(rows, d_sae, device=device)
+    pre_acts = torch.randn(rows, d_sae, device=device, requires_grad=True)
+
+    def there_and_back() -> None:
+        acts = torch.relu(pre_acts + 0.0)
+        (acts.to(dtype).sum(dtype=torch.float32) + acts.sum()).backward()
+        pre_acts.grad = None
+
     product = _median_seconds(lambda: x @ weights, device)
-    elementwise = _median_seconds(lambda: torch.relu(codes), device)
-    return Rates(2.0 * rows * d_in * d_sae / product, rows * d_sae / elementwise)
+    passed = _median_seconds(there_and_back, device)
+    return Rates(2.0 * rows * d_in * d_sae / product, rows * d_sae / passed)
 
 
 def _median_seconds(act: Callable[[], object], device: torch.device) -> float:
@@ -100,24 +111,26 @@ def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
     size = Sizes.of(recipe, d_in)
     codes = float(size.batch) * size.d_sae
     passes = codes * (SPARSE_PASSES if size.sparse else PASSES[recipe.autoencoder.kind])
-    passes += ADAM * size.parameters
-    seconds = product_flops(recipe, size) / rates.flops + passes / rates.numbers
+    passes += ADAM_PASSES * size.parameters
+    seconds = product_flops(recipe, size) / rates.flops + passes / rates.codes
+    if recipe.autoencoder.dropout:
+        seconds += DROPPED * (size.batch * size.firing if size.sparse else codes)
     return seconds + entry_flops(recipe, size) / ENTRY_RATE + _constraint(recipe, size, rates)
 
 
 def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
     """What a constraint takes in a step beside its products."""
     constraint = recipe.constraint
-    codes = float(size.batch) * size.d_sae
-    fire = firing(size)
-    coactivations = size.batch * fire * (fire - 1) / 2
+    one_pass = 0.0 if size.sparse else size.batch * size.d_sae / rates.codes
+    coactivations = size.batch * firing(size) ** 2 / 2
     if constraint.kind == "none":
         return 0.0
     if constraint.kind == "full":
-        return WALKED * coactivations if size.sparse else FULL_PASSES * codes / rates.numbers
-    refresh = constraint.refresh or recipe.training.steps
-    choices = (1 + constraint.compare) * constraint.window / refresh
-    penalty = WALKED * coactivations + (0 if size.sparse else PENALTY_PASSES * codes / rates.numbers)
+        return FULL_PASSES * one_pass + WALKED * coactivations * size.sparse
+    top = min(constraint.top * size.pairs, size.together(constraint.window))
+    penalty = PENALTY_PASSES * one_pass + WALKED * coactivations + CHOSEN * top
+    choices = (1 + constraint.compare) * constraint.window / (constraint.refresh or recipe.training.steps)
     if constraint.kind in ("selective", "gradient") and not size.sparse:
-        return penalty + choices * CHOICE_PASSES * codes / rates.numbers
-    return penalty + choices * COACTIVATION * coactivations
+        return penalty + choices * CHOICE_PASSES * one_pass
+    by_kde = getattr(constraint, "estimator", "kde" if constraint.kind == "information" else "atoms") == "kde"
+    return penalty + choices * (KDE_COACTIVATION if by_kde else COACTIVATION) * coactivations
