@@ -13,7 +13,7 @@ from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
 
 LOGGED = 500  # bytes that a step leaves in metrics.jsonl
-FIRING = 0.02  # share of dense codes that are not zero, on average over a training
+FIRING = 0.02  # share of dense codes that are not zero when training ends
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def entry_flops(recipe: Recipe, size: Sizes) -> float:
 
 
 def firing(size: Sizes) -> float:
-    """How many features fire on a row, on average over a training."""
-    return size.firing if size.sparse else FIRING * size.d_sae
+    """How many features fire on a row over a training: half way between its beginning and where it mostly ends."""
+    return size.firing if size.sparse else (size.firing + FIRING * size.d_sae) / 2
 
 
 def _drawn(recipe: Recipe) -> int:

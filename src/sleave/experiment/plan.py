@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -200,33 +199,31 @@ def show(plan: Plan) -> None:
 
 def table(plan: Plan) -> Table:
     """See `show`."""
-    heads = ("tokens", "operations", "disk", "memory", "time")
-    title = "The plan: nothing was run"
+    heads = ("tokens", "FLOPs", "disk", "memory", "time")
     shown = Table(
         Column("", overflow="fold"),
         Column("runs", justify="right"),
         *(Column(head, justify="right") for head in heads),
-        title=title,
+        title="The plan: nothing was run",
         caption=ESTIMATE,
         caption_justify="left",
     )
     for h in plan.harvests:
         state = " (there already)" if h.there else ""
         shown.add_row(f"harvest {h.store}{state}", "", *_row(h.tokens, h.flops, h.disk, None, h.seconds))
-    for name, runs in _methods(plan.runs):
+    for name, runs in _methods(plan.runs).items():
         shown.add_row(name, str(len(runs)), *_together(runs))
     shown.add_section()
     shown.add_row("all", str(len(plan.runs)), *_row(plan.tokens, plan.flops, plan.disk, plan.memory, plan.seconds))
     return shown
 
 
-def _methods(runs: Iterable[RunPlan]) -> list[tuple[str, list[RunPlan]]]:
+def _methods(runs: Iterable[RunPlan]) -> dict[str, list[RunPlan]]:
     """Runs by their name without the seed."""
-
-    def method(run: RunPlan) -> str:
-        return run.name.rpartition("/seed_")[0] or run.name
-
-    return [(name, list(group)) for name, group in groupby(sorted(runs, key=method), method)]
+    found: dict[str, list[RunPlan]] = {}
+    for run in runs:
+        found.setdefault(run.name.rpartition("/seed_")[0] or run.name, []).append(run)
+    return found
 
 
 def _together(runs: Sequence[RunPlan]) -> list[str]:
@@ -251,12 +248,8 @@ def _amount(value: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Two units: 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    """In the unit that suits it: 3.2 h."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -81,18 +81,21 @@ def _calibrate(rows: int, d_in: int, d_sae: int, precision: DType, device_name: 
         (acts.to(dtype).sum(dtype=torch.float32) + acts.sum()).backward()
         pre_acts.grad = None
 
+    few = x[: max(1, rows // 64)]
+    if 64 * _median_seconds(lambda: few @ weights, device, seconds=0) > SECONDS:
+        x = few  # a precision that this machine is slow in
     product = _median_seconds(lambda: x @ weights, device)
     passed = _median_seconds(there_and_back, device)
-    return Rates(2.0 * rows * d_in * d_sae / product, rows * d_sae / passed)
+    return Rates(2.0 * len(x) * d_in * d_sae / product, rows * d_sae / passed)
 
 
-def _median_seconds(act: Callable[[], object], device: torch.device) -> float:
+def _median_seconds(act: Callable[[], object], device: torch.device, seconds: float = SECONDS) -> float:
     """Of one call, once warm."""
     for _ in range(2):
         act()
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - began < SECONDS:
+    while len(times) < 3 or time.perf_counter() - began < seconds:
         start = time.perf_counter()
         act()
         if device.type == "cuda":
