@@ -17,7 +17,7 @@ from sleave.base.errors import SleaveError
 from sleave.experiment.cost import harvest_cost, training_cost
 from sleave.experiment.grid import Cell
 from sleave.experiment.needs import check_layers, peak_memory, stored
-from sleave.experiment.rates import Rates, calibrate, harvest_seconds, seconds_per_step
+from sleave.experiment.rates import Rates, calibrate, calibrate_model, harvest_seconds, seconds_per_step
 from sleave.language.settings import ModelShape
 from sleave.language.shape import model_shape
 from sleave.recipe import Recipe
@@ -153,10 +153,9 @@ def plan(cells: Sequence[Cell], shape: ModelShape | None = None, rates: Rates | 
         model = cell.recipe.model
         found = shapes.setdefault(model.name, shape or _shape(cell.recipe))
         check_layers(cell.recipe, found)
-        measured = rates or calibrate(cell.recipe, found.d_in)
         if (store := cell.recipe.harvest.store) is not None and store not in harvests:
-            harvests[store] = _harvest(cell.recipe, found, measured)
-        runs.append(_run(cell, found, measured))
+            harvests[store] = _harvest(cell.recipe, found, rates)
+        runs.append(_run(cell, found, rates))
     return Plan(tuple(harvests.values()), tuple(runs))
 
 
@@ -167,25 +166,27 @@ def _shape(recipe: Recipe) -> ModelShape:
         raise SleaveError(f"{error}{WRITE_IT}") from error
 
 
-def _harvest(recipe: Recipe, shape: ModelShape, rates: Rates) -> HarvestPlan:
+def _harvest(recipe: Recipe, shape: ModelShape, rates: Rates | None) -> HarvestPlan:
     cost = harvest_cost(recipe, shape)
     there = stored(recipe) is not None
-    seconds = 0.0 if there else harvest_seconds(recipe, shape, cost.tokens, rates)
+    seconds = 0.0
+    if not there:
+        seconds = harvest_seconds(recipe, shape, cost.tokens, rates or calibrate_model(recipe, shape.d_in))
     where = str(recipe.harvest.store)
     return HarvestPlan(where, there, recipe.model.layers, cost.tokens, cost.flops, cost.disk, cost.chunks, seconds)
 
 
-def _run(cell: Cell, shape: ModelShape, rates: Rates) -> RunPlan:
+def _run(cell: Cell, shape: ModelShape, rates: Rates | None) -> RunPlan:
     recipe = cell.recipe
     cost = training_cost(recipe, shape.d_in)
-    seconds = recipe.training.steps * seconds_per_step(recipe, shape.d_in, rates)
+    seconds = recipe.training.steps * seconds_per_step(recipe, shape.d_in, rates or calibrate(recipe, shape.d_in))
     tokens, flops = 0, cost.flops
     if recipe.harvest.store is None:
         if recipe.layer is not None:  # the model is cut off there, whatever else the recipe names
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"layers": (recipe.layer,)})})
         read = harvest_cost(recipe, shape)
         tokens, flops = read.tokens, flops + read.flops
-        seconds += harvest_seconds(recipe, shape, tokens, rates)
+        seconds += harvest_seconds(recipe, shape, tokens, rates or calibrate_model(recipe, shape.d_in))
     return RunPlan(cell.name, cost.tokens, tokens, flops, cost.disk, peak_memory(recipe, shape), seconds)
 
 
@@ -251,5 +252,5 @@ def _duration(seconds: float) -> str:
     """In the unit that suits it: 3.2 h."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 1.5 * size:
-            return f"{seconds / size:.3g} {unit}"
+            return f"{seconds / size:,.{1 if seconds < 100 * size else 0}f} {unit}"
     return f"{seconds:.3g} s"

@@ -67,6 +67,15 @@ def calibrate(recipe: Recipe, d_in: int) -> Rates:
     return _calibrate(size.rows, d_in, size.d_sae, recipe.training.precision, recipe.training.device)
 
 
+def calibrate_model(recipe: Recipe, d_in: int) -> Rates:
+    """The same of what the language model computes: in its own precision, on its own device.
+
+    Raises:
+        SleaveError: there is no such device here.
+    """
+    return _calibrate(recipe.harvest.batch_tokens, d_in, 4 * d_in, recipe.model.dtype, recipe.model.device)
+
+
 @cache
 def _calibrate(rows: int, d_in: int, d_sae: int, precision: DType, device_name: str) -> Rates:
     device = choose_device(device_name)
