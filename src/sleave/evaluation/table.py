@@ -126,16 +126,17 @@ def write_table(path: Path, runs: Results, comparisons: Sequence[Comparison] = (
 def _markdown(runs: Results, comparisons: Sequence[Comparison]) -> str:
     rows = [row for figures in FIGURES.values() for row in _rows(runs, figures)]
     names = short_names(list(runs))
-    text = _markdown_table([["run", *names.values()], *rows])
+    text = markdown_table([["run", *names.values()], *rows])
     if comparisons:
         heads, *differences = difference_rows(comparisons, names)
         if differences:
-            text += "\n" + _markdown_table([["less the baseline", *heads[1:]], *differences])
+            text += "\n" + markdown_table([["less the baseline", *heads[1:]], *differences])
         text += "\n" + "".join(f"* {line}\n" for line in notes(comparisons, names))
     return f"{text}\n{LEGEND}\n"
 
 
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row is its head."""
     lines = [rows[0], ["---", *["---:"] * (len(rows[0]) - 1)], *rows[1:]]
     return "".join("| " + " | ".join(c.strip().replace("|", "\\|") for c in line) + " |\n" for line in lines)
 
@@ -188,9 +189,11 @@ def _rows(runs: Results, figures: Sequence[Figure]) -> list[list[str]]:
 
 
 def _cell(name: str, results: Mapping[str, Any], figure: Figure) -> str:
-    method = Method({name: results})
-    if status := _status(results, figure):
-        return status
+    return _status(results, figure) or written(figure, Method({name: results}))
+
+
+def written(figure: Figure, method: Method) -> str:
+    """A figure of a method and its 95% interval as text; - if it is not there."""
     value = method.value(figure.path)
     return "-" if value is None else figure.written(value) + _width(figure, value, method.interval(figure.path))
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
 from sleave.base.settings import Settings, parse
+from sleave.language.settings import ModelShape
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
@@ -45,6 +46,8 @@ class ExperimentSettings(Settings):
     """One or more grids ([[grid]]); a run that several have is made once."""
     suites: Annotated[tuple[str, ...], Field(min_length=1)] = ("heldout",)
     """What is measured of each finished run; see `sleave evaluate --help`."""
+    model_shape: ModelShape | None = None
+    """How large the language model is, for a plan where the model cannot be reached; otherwise its config says."""
 
 
 def load_experiment(path: str | Path) -> ExperimentSettings:

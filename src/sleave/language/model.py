@@ -154,13 +154,13 @@ def load_causal_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
     Raises:
         SleaveError: the model, its tokenizer, package, hub or device is missing, or a file is damaged.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source = _source(settings.name)
     device = choose_device(settings.device)
+    config = load_config(settings)
     with quiet_transformers():
         try:
-            config = AutoConfig.from_pretrained(source, revision=settings.revision)
             model = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=settings.revision,
@@ -172,6 +172,22 @@ def load_causal_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
         except (OSError, ValueError, SafetensorError) as error:
             raise SleaveError(_explain(settings, source, error)) from error
         return model, _tokenizer(settings, source), device
+
+
+def load_config(settings: ModelSettings) -> Any:
+    """What transformers knows of a model, without its weights.
+
+    Raises:
+        SleaveError: the model, its package or hub is missing.
+    """
+    from transformers import AutoConfig
+
+    source = _source(settings.name)
+    with quiet_transformers():
+        try:
+            return AutoConfig.from_pretrained(source, revision=settings.revision)
+        except (OSError, ValueError) as error:
+            raise SleaveError(_explain(settings, source, error)) from error
 
 
 def find_blocks(model: nn.Module, num_layers: int, name: str) -> nn.ModuleList:

@@ -33,6 +33,19 @@ class ModelSettings(Settings):
         return layers
 
 
+class ModelShape(Settings):
+    """How large a language model is: all that a plan needs to know of one that cannot be reached."""
+
+    d_in: int = Field(ge=1)
+    """Width of the residual stream."""
+    num_layers: int = Field(ge=1)
+    """How many blocks the whole model has."""
+    block_parameters: int = Field(ge=1)
+    """Parameters of one block, on average."""
+    vocabulary: int = Field(ge=1)
+    """How many tokens its embedding has."""
+
+
 class PackagedCorpus(Settings):
     """Text from a Python package; needs no hub. Every document has a topic as its label, and repeats are left out."""
 

@@ -1,0 +1,154 @@
+"""The tables of docs/results.md, made from results/*.json.
+
+    python -m benchmarks.results_page              fill them in
+    python -m benchmarks.results_page --check      say what would change, and exit with 1 if anything would
+
+A block of the page begins with <!-- table: NAME --> and ends with <!-- end -->. results/tables.toml says what the table
+of that name shows:
+
+    [NAME]
+    results = "mi_ortho"            # results/mi_ortho.json
+    figures = ["L0", "FVU"]         # names of sleave.evaluation.figures, in this order
+    methods = ["none", "run10"]     # the columns; all when absent
+    layers = [13]                   # likewise
+    settings = true                 # whether runs whose settings vary are shown (else only those as they are)
+    papers = "mi_ortho"             # rows of results/papers.toml below
+
+Runs that differ only in their seed are one column: the mean over seeds, with its 95% interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sleave.base.errors import SleaveError, nearest
+from sleave.base.files import read_json, read_toml, write_text
+from sleave.base.settings import Settings, parse
+from sleave.evaluation.figures import FIGURES, Figure
+from sleave.evaluation.methods import Method
+from sleave.evaluation.table import markdown_table, written
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "results"
+BLOCK = re.compile(r"(<!-- table: (?P<name>[^\n]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+BY_NAME = {figure.name: figure for figures in FIGURES.values() for figure in figures}
+
+
+class TableSettings(Settings):
+    """A table of results/tables.toml."""
+
+    results: str
+    figures: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    settings: bool = False
+    papers: str | None = None
+
+
+def filled(page: str, folder: Path = RESULTS) -> str:
+    """A page with its marked blocks filled in.
+
+    Args:
+        page: its Markdown.
+        folder: with tables.toml, papers.toml and the results.
+
+    Raises:
+        SleaveError: a block is not ended, or names a table that is not there; or a table names what is not there.
+    """
+    if page.count("<!-- table:") != len(BLOCK.findall(page)):
+        raise SleaveError("A block of the page that begins with `<!-- table: NAME -->` does not end in `<!-- end -->`.")
+    return BLOCK.sub(lambda m: m[1] + table(m["name"], folder) + m[4], page)
+
+
+def table(name: str, folder: Path = RESULTS) -> str:
+    """A table of results/tables.toml as Markdown, the command and the machine above it."""
+    known = read_toml(folder / "tables.toml")
+    if name not in known:
+        raise SleaveError(f"There is no table `{name}` in {folder / 'tables.toml'}. {nearest(name, known)}")
+    settings = parse(TableSettings, known[name], where=f"The table `{name}` of {folder / 'tables.toml'}")
+    collected = read_json(folder / f"{settings.results}.json")
+    columns = _columns(collected["runs"], settings)
+    figures = [_figure(f) for f in settings.figures]
+    rows = [["", *columns]] + [[f.name, *(_cell(f, m) for m in columns.values())] for f in figures]
+    if settings.papers:
+        rows += _papers(settings.papers, columns, folder)
+    return f"{_made_by(collected, columns)}\n\n{markdown_table(rows)}"
+
+
+def _columns(runs: Sequence[Mapping[str, Any]], settings: TableSettings) -> dict[str, Method]:
+    """The runs of each column, those of all seeds together."""
+    grouped: dict[tuple[str, ...], dict[str, Any]] = {}
+    for run in runs:
+        wanted = not settings.methods or run["method"] in settings.methods
+        wanted &= not settings.layers or run["layer"] in settings.layers
+        if wanted and (settings.settings or not run["settings"]):
+            varied = tuple(f"{key} {value}" for key, value in run["settings"].items())
+            grouped.setdefault((run["method"], *varied, f"layer {run['layer']}"), {})[run["name"]] = run["results"]
+    if not grouped:
+        raise SleaveError(f"No run of results/{settings.results}.json is of the methods and layers of its table.")
+    order = {method: n for n, method in enumerate(settings.methods)}
+    grouped = {key: grouped[key] for key in sorted(grouped, key=lambda key: order.get(key[0], 0))}
+    several = len({key[-1] for key in grouped}) > 1
+    return {", ".join(key if several else key[:-1]): Method(results) for key, results in grouped.items()}
+
+
+def _figure(name: str) -> Figure:
+    if name not in BY_NAME:
+        raise SleaveError(f"There is no figure `{name}`. {nearest(name, BY_NAME)}")
+    return BY_NAME[name]
+
+
+def _cell(figure: Figure, method: Method) -> str:
+    """The figure, or why a run has none."""
+    statuses = [results.get(figure.part, {}).get("status", "ok") for results in method.runs.values()]
+    return next((status for status in statuses if status != "ok"), written(figure, method))
+
+
+def _papers(paper: str, columns: Mapping[str, Method], folder: Path) -> list[list[str]]:
+    """A row for each figure that a paper reports, under the methods that it reports it of."""
+    reported = read_toml(folder / "papers.toml")
+    if paper not in reported:
+        raise SleaveError(f"There is no paper `{paper}` in {folder / 'papers.toml'}. {nearest(paper, reported)}")
+    return [
+        [f"*the paper's {row['figure']} ({row['where']})*", *(f"*{row[c]}*" if c in row else "" for c in columns)]
+        for row in reported[paper]
+    ]
+
+
+def _made_by(collected: Mapping[str, Any], columns: Mapping[str, Method]) -> str:
+    seeds = sorted({len(method.runs) for method in columns.values()})
+    counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+    seed = "seed" if seeds == [1] else "seeds"
+    parts = [collected["title"], f"{counted} {seed}", *collected["machines"]]
+    parts += [f"commit {', '.join(collected['commits'])}"]
+    command = f"`{collected['command']}`: " if collected["command"] else ""
+    return f"{command}{'; '.join(parts)}."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not up to date")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page (default: docs/results.md)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results (default: results)")
+    options = parser.parse_args(argv)
+    before = options.page.read_text(encoding="utf-8")
+    after = filled(before, options.results)
+    if not options.check:
+        write_text(options.page, after)
+        return 0
+    lines = [page.splitlines(keepends=True) for page in (before, after)]
+    changes = "".join(difflib.unified_diff(*lines, str(options.page), "what the results give"))
+    sys.stdout.write(changes)
+    return 1 if changes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

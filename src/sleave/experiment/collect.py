@@ -1,0 +1,110 @@
+"""The figures of an experiment's runs in one small file, from which its tables are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sleave.base.errors import SleaveError
+from sleave.base.files import read_json, write_json
+from sleave.evaluation.figures import FIGURES
+from sleave.evaluation.methods import Method, value_at
+from sleave.jobs.runs import runs_in
+from sleave.training.run import RunDirectory
+
+SCHEMA = 1
+DIGITS = 10  # that a figure keeps; fewer, and an interval would no longer be centred on it
+# What `sleave.evaluation.compare` tells runs apart by, beside the figures.
+KEPT = ("training.seed", "training.recipe", "training.activations", "training.d_in", "training.d_sae", "training.steps")
+FINGERPRINT = "heldout.fingerprint"
+
+
+def collect(out: str | Path, command: str = "") -> dict[str, Any]:
+    """What an experiment's finished runs measured, without what only a page of its own needs.
+
+    Each run keeps `results` in the shape of its results.json: the figures that tables show and their 95% intervals.
+    So whatever reads results.json (`sleave.evaluation.methods.Method`, `compare`) reads these.
+
+    Args:
+        out: the experiment's folder.
+        command: what made it, to be told beside its tables.
+
+    Returns:
+        schema, title, command; machine and commit of each run that has others than the rest, once for all otherwise;
+        runs: name, method, layer, seed, settings (those that vary, by their dotted keys), results.
+
+    Raises:
+        SleaveError: there is no finished run.
+    """
+    out = Path(out)
+    runs = [run for run in runs_in(out) if run.finished]
+    if not runs:
+        raise SleaveError(f"No run below `{out}` is finished. Finish the experiment: `sleave experiment` goes on.")
+    machines = sorted({_machine(run) for run in runs})
+    commits = sorted({str(value_at(run.results(), "environment.commit")) for run in runs})
+    state = read_json(out / "experiment.json") if (out / "experiment.json").is_file() else {}
+    return {
+        "schema": SCHEMA,
+        "title": str(state.get("title", out.name)),
+        "command": command,
+        "commits": commits,
+        "machines": machines,
+        "runs": [_run(run, out) for run in runs],
+    }
+
+
+def write(out: str | Path, path: str | Path, command: str = "") -> Path:
+    """Collect an experiment into a file, such as results/mi_ortho.json; see `collect`."""
+    write_json(Path(path), collect(out, command))
+    return Path(path)
+
+
+def _machine(run: RunDirectory) -> str:
+    environment = run.results().get("environment", {})
+    machine = environment.get("gpu") or environment.get("processor")
+    return f"{machine}, torch {value_at(environment, 'packages.torch')}"
+
+
+def _run(run: RunDirectory, out: Path) -> dict[str, Any]:
+    config = run.config()
+    name = run.path.relative_to(out).as_posix() if run.path != out else out.name
+    method, *varied = name.partition("/")[0].split(",")
+    keys = [part.partition("=")[0] for part in varied if "=" in part]
+    return {
+        "name": name,
+        "method": method,
+        "layer": config.get("layer"),
+        "seed": config.get("seed"),
+        "settings": {key: value_at(config, key) for key in keys},
+        "results": _figures(run.results()),
+    }
+
+
+def _figures(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that tables show, where they are in results.json, and `intervals` in each part."""
+    method = Method({"": results})
+    kept: dict[str, Any] = {}
+    for path in (*KEPT, FINGERPRINT, *(f.path for figures in FIGURES.values() for f in figures)):
+        value = value_at(results, path)
+        if value is None or isinstance(value, Mapping | list):
+            continue
+        part, _, inner = path.partition(".")
+        _put(kept, path, _short(value))
+        if isinstance(value, int | float) and (ends := method.interval(path)) is not None:
+            kept[part].setdefault("intervals", {})[inner] = [_short(end) for end in ends]
+    for part, values in results.items():
+        if isinstance(values, Mapping) and values.get("status", "ok") != "ok":
+            kept.setdefault(part, {})["status"] = values["status"]
+    return kept
+
+
+def _put(kept: dict[str, Any], path: str, value: Any) -> None:
+    *sections, key = path.split(".")
+    for section in sections:
+        kept = kept.setdefault(section, {})
+    kept[key] = value
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -1,0 +1,148 @@
+"""How fast this machine is, and how long a step takes on it: an estimate, meant to be within a factor of 1.5.
+
+A step is its matrix products at the rate that they reach in the shape at hand, and passes over the batch's codes at
+the rate at which they go through a ReLU and back again: in its shape, since that is mostly a question of how fast the
+system hands out new memory. How many passes each thing takes was fitted once to measured steps, interleaved in one
+process (benchmarks/constraint_cost.txt and tests/experiment/test_plan.py have some).
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from sleave.base.device import choose_device
+from sleave.base.files import torch_dtype
+from sleave.base.settings import DType
+from sleave.experiment.cost import entry_flops, firing, flops_per_token, product_flops
+from sleave.experiment.needs import Sizes
+from sleave.language.settings import ModelShape
+from sleave.recipe import Recipe
+
+SECONDS = 0.7  # for each of the two figures
+MOST = 1 << 24  # numbers in the matrix that a pass is timed on
+
+# Passes over (batch, d_sae) codes that a step takes beside its products.
+PASSES = {"relu": 2.0, "jumprelu": 4.8, "gated": 6.0}
+SPARSE_PASSES = 0.4  # to find the largest of all pre-activations
+FULL_PASSES = 3.0
+CHOICE_PASSES = 2.0
+PENALTY_PASSES = 0.2
+ADAM_PASSES = 1.0  # over the weights
+# Seconds on one core or two, of what walks lists.
+COACTIVATION = 1.2e-8  # for each time two features fire together, of a choice
+KDE_COACTIVATION = 4e-7  # of a choice by kernel density estimates
+WALKED = 2.5e-9  # the same, of a penalty
+CHOSEN = 6e-8  # for each chosen pair, of a penalty
+DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
+ENTRY_RATE = 8e9  # operations a second on rows of the weights, for each code that fires
+HARVEST = 0.65  # share of a product's rate that a language model reaches
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine does in a second.
+
+    Attributes:
+        flops: operations of a matrix product in the training's precision and shape.
+        codes: that go through a ReLU and, as its gradient, back, all in new memory.
+    """
+
+    flops: float
+    codes: float
+
+
+def calibrate(recipe: Recipe, d_in: int) -> Rates:
+    """Measure for about two seconds, each rate as the median of several; each shape once a process.
+
+    Raises:
+        SleaveError: there is no such device here.
+    """
+    size = Sizes.of(recipe, d_in)
+    return _calibrate(size.rows, d_in, size.d_sae, recipe.training.precision, recipe.training.device)
+
+
+def calibrate_model(recipe: Recipe, d_in: int) -> Rates:
+    """The same of what the language model computes: in its own precision, on its own device.
+
+    Raises:
+        SleaveError: there is no such device here.
+    """
+    return _calibrate(recipe.harvest.batch_tokens, d_in, 4 * d_in, recipe.model.dtype, recipe.model.device)
+
+
+@cache
+def _calibrate(rows: int, d_in: int, d_sae: int, precision: DType, device_name: str) -> Rates:
+    device = choose_device(device_name)
+    d_sae = max(1, min(d_sae, MOST // rows))
+    dtype = torch_dtype(precision)
+    x = torch.randn(rows, d_in, device=device).to(dtype)
+    weights = torch.randn(d_in, d_sae, device=device).to(dtype)
+    pre_acts = torch.randn(rows, d_sae, device=device, requires_grad=True)
+
+    def there_and_back() -> None:
+        acts = torch.relu(pre_acts + 0.0)
+        (acts.to(dtype).sum(dtype=torch.float32) + acts.sum()).backward()
+        pre_acts.grad = None
+
+    few = x[: max(1, rows // 64)]
+    if 64 * _median_seconds(lambda: few @ weights, device, seconds=0) > SECONDS:
+        x = few  # a precision that this machine is slow in
+    product = _median_seconds(lambda: x @ weights, device)
+    passed = _median_seconds(there_and_back, device)
+    return Rates(2.0 * len(x) * d_in * d_sae / product, rows * d_sae / passed)
+
+
+def _median_seconds(act: Callable[[], object], device: torch.device, seconds: float = SECONDS) -> float:
+    """Of one call, once warm."""
+    for _ in range(2):
+        act()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        act()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def harvest_seconds(recipe: Recipe, shape: ModelShape, tokens: int, rates: Rates) -> float:
+    """How long a language model reads so many tokens."""
+    return tokens * flops_per_token(recipe, shape) / (HARVEST * rates.flops)
+
+
+def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
+    """How long a training step takes."""
+    size = Sizes.of(recipe, d_in)
+    codes = float(size.batch) * size.d_sae
+    passes = codes * (SPARSE_PASSES if size.sparse else PASSES[recipe.autoencoder.kind])
+    passes += ADAM_PASSES * size.parameters
+    seconds = product_flops(recipe, size) / rates.flops + passes / rates.codes
+    if recipe.autoencoder.dropout:
+        seconds += DROPPED * (size.batch * size.firing if size.sparse else codes)
+    return seconds + entry_flops(recipe, size) / ENTRY_RATE + _constraint(recipe, size, rates)
+
+
+def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
+    """What a constraint takes in a step beside its products."""
+    constraint = recipe.constraint
+    one_pass = 0.0 if size.sparse else size.batch * size.d_sae / rates.codes
+    coactivations = size.batch * firing(size) ** 2 / 2
+    if constraint.kind == "none":
+        return 0.0
+    if constraint.kind == "full":
+        return FULL_PASSES * one_pass + WALKED * coactivations * size.sparse
+    top = min(constraint.top * size.pairs, size.together(constraint.window))
+    penalty = PENALTY_PASSES * one_pass + WALKED * coactivations + CHOSEN * top
+    choices = (1 + constraint.compare) * constraint.window / (constraint.refresh or recipe.training.steps)
+    if constraint.kind in ("selective", "gradient") and not size.sparse:
+        return penalty + choices * CHOICE_PASSES * one_pass
+    by_kde = getattr(constraint, "estimator", "kde" if constraint.kind == "information" else "atoms") == "kde"
+    return penalty + choices * (KDE_COACTIVATION if by_kde else COACTIVATION) * coactivations

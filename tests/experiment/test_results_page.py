@@ -1,0 +1,104 @@
+"""docs/results.md is what the committed results give, and says so when it is not."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from benchmarks.results_page import filled, main
+
+from sleave.base.errors import SleaveError
+from sleave.base.files import write_json
+from sleave.evaluation.jackknife import quantile_of_t
+
+PAGE = "# Results\n\nprose\n\n<!-- table: grid -->\n<!-- end -->\n\nmore prose\n"
+FVU = (0.30, 0.31, 0.35)
+
+
+def run(method: str, seed: int, fvu: float, layer: int = 8, **settings: Any) -> dict[str, Any]:
+    found = {"training": {"seed": seed, "recipe": method}, "heldout": {"scaled": {"fvu": fvu}, "codes": {"l0": 50.0}}}
+    name = f"{method}/layer_{layer:02d}/seed_{seed}"
+    return {"name": name, "method": method, "layer": layer, "seed": seed, "settings": settings, "results": found}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    runs = [run("none", seed, fvu) for seed, fvu in enumerate(FVU)]
+    runs += [run("selective", 0, 0.4), {**run("selective", 0, 0.5, **{"constraint.weight": 0.2}), "name": "other"}]
+    runs += [run("none", 0, 0.6, layer=3)]
+    about = {"title": "A grid", "command": "sleave experiment x.toml", "machines": ["a machine"], "commits": ["abc"]}
+    write_json(tmp_path / "grid.json", {**about, "runs": runs})
+    reported = {"paper": [{"figure": "speed", "where": "Table 1", "selective": 0.12}]}
+    (tmp_path / "papers.toml").write_text(tomli_w.dumps(reported))
+    set_table(tmp_path)
+    return tmp_path
+
+
+def set_table(folder: Path, **changes: Any) -> None:
+    values = {"results": "grid", "figures": ["L0", "FVU"], "layers": [8], "papers": "paper", **changes}
+    (folder / "tables.toml").write_text(tomli_w.dumps({"grid": values}))
+
+
+def rows(page: str) -> list[list[str]]:
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+
+
+def test_a_table(folder):
+    page = filled(PAGE, folder)
+    half = quantile_of_t(2) * statistics.stdev(FVU) / 3**0.5
+    assert rows(page) == [
+        ["", "none", "selective"],
+        ["---", "---:", "---:"],
+        ["L0", "50.0 ±0.0", "50.0"],
+        ["FVU", f"0.3200 ±{half:.4f}", "0.4000"],
+        ["*the paper's speed (Table 1)*", "", "*0.12*"],
+    ]
+    assert "`sleave experiment x.toml`: A grid; 1 to 3 seeds; a machine; commit abc." in page
+    assert page.startswith("# Results\n\nprose\n\n<!-- table: grid -->\n")
+    assert page.endswith("<!-- end -->\n\nmore prose\n")
+    assert filled(page, folder) == page
+
+
+def test_settings_that_vary_and_layers(folder):
+    set_table(folder, settings=True, layers=[], methods=["none", "selective"])
+    assert rows(filled(PAGE, folder))[0][1:] == [
+        *("none, layer 8", "none, layer 3", "selective, layer 8", "selective, constraint.weight 0.2, layer 8"),
+    ]
+
+
+def test_check_tells_what_would_change(folder, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    arguments = ["--page", str(page), "--results", str(folder)]
+    assert main([*arguments, "--check"]) == 1
+    assert "+| FVU | 0.3200" in capsys.readouterr().out
+    assert page.read_text() == PAGE  # changes nothing
+    assert main(arguments) == 0
+    assert main([*arguments, "--check"]) == 0
+    page.write_text(page.read_text().replace("0.3200", "0.3100"))
+    assert main([*arguments, "--check"]) == 1
+    assert "-| FVU | 0.3100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("page", "changes", "message"),
+    [
+        ("<!-- table: grid -->\n", {}, "does not end in `<!-- end -->`"),
+        (PAGE.replace("grid", "gird"), {}, "There is no table `gird` in .* Did you mean `grid`"),
+        (PAGE, {"figures": ["FUV"]}, "There is no figure `FUV`. Did you mean `FVU`"),
+        (PAGE, {"methods": ["nobody"]}, "No run of results/grid.json is of the methods"),
+        (PAGE, {"papers": "papre"}, "There is no paper `papre`"),
+        (PAGE, {"colour": 1}, "`colour` is not a setting"),
+    ],
+)
+def test_mistakes(folder, page, changes, message):
+    set_table(folder, **changes)
+    with pytest.raises(SleaveError, match=message):
+        filled(page, folder)
+
+
+def test_the_page_is_what_the_committed_results_give(capsys):
+    assert main(["--check"]) == 0, capsys.readouterr().out
