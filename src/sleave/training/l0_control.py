@@ -1,0 +1,76 @@
+"""Holding L0 at a target, by the weight of the sparsity term."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+GAIN = 30.0
+REACHED = 0.6  # of the run, after which L0 should be at its target
+HORIZON = 0.1  # of the run, within which what is left is corrected from then on
+SMOOTHING = 5.0  # steps; batches differ
+FELT = 0.1  # share of the squared error at which the sparsity term begins to be felt
+LEAST, MOST = 0.01, 100.0  # bounds of the weight, in multiples of the one that is just felt
+EMPTY = 0.01  # a batch on which less than this share of the target fires counts as that
+
+
+class L0Controller:
+    """Moves the weight of the sparsity term so that a run ends at a given L0.
+
+    A proportional-integral controller in its incremental form, which needs no guard against windup but its bounds. With
+    y the logarithm of L0, smoothed over a few steps, and the weight w = s sinh(u):
+
+        u += 30 (dy - dy*),    dy* = (log target - y) / (steps left until 60% of the run, at least 10% of it)
+
+    dy* is the change in a step that takes L0 to its target in time. L0 follows the weight over decades, so that u should
+    be its logarithm; but a logarithm of what is too small to be felt would be long on its way back, so there u is linear.
+    s is the weight at which the sparsity term is a tenth of the squared error, the smallest so far: the error falls while
+    training, and where the weight raises it, it must not raise s.
+
+    Args:
+        target: L0, how many features shall fire on a row.
+        weight: where the weight starts.
+        steps: of the whole run.
+
+    Attributes:
+        weight: what the sparsity term of the next step is to be multiplied by.
+    """
+
+    def __init__(self, target: float, weight: float, steps: int) -> None:
+        self.target = target
+        self.steps = steps
+        self.weight = weight
+        self._felt = math.inf
+        self._level = math.nan
+        self._step = 0
+
+    def update(self, l0: float, share: float) -> float:
+        """Take note of a step, and give the weight of the next.
+
+        Args:
+            l0: how many features fired on a row of its batch, on average.
+            share: its sparsity term, with the weight in force, over its squared error.
+        """
+        y = math.log(max(l0, EMPTY * self.target))
+        before = y if math.isnan(self._level) else self._level
+        self._level = before + (y - before) / SMOOTHING
+        self._step += 1
+        if share > 0:
+            self._felt = min(self._felt, FELT * self.weight / share)
+        if math.isinf(self._felt):  # nothing has fired so far
+            return self.weight
+        wanted = (math.log(self.target) - self._level) / max(
+            REACHED * self.steps - self._step, HORIZON * self.steps, SMOOTHING
+        )
+        u = math.asinh(self.weight / self._felt) + GAIN * (self._level - before - wanted)
+        self.weight = self._felt * math.sinh(min(max(u, math.asinh(LEAST)), math.asinh(MOST)))
+        return self.weight
+
+    def state(self) -> dict[str, float]:
+        """Everything needed to go on as if never stopped."""
+        return {"weight": self.weight, "felt": self._felt, "level": self._level, "step": self._step}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Take up what `state` returned."""
+        self.weight, self._felt, self._level = state["weight"], state["felt"], state["level"]
+        self._step = int(state["step"])
