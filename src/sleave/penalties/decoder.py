@@ -102,9 +102,7 @@ class DecoderOrthogonality(Penalty):
 
 
 @torch.no_grad()
-def _nearest(
-    unit: Float[Tensor, "d_sae d_in"], chunks: tuple[Int64[Tensor, " features"], ...]
-) -> Int64[Tensor, " d_sae"]:
+def _nearest(unit: Float[Tensor, "d_sae d_in"], chunks: tuple[Tensor, ...]) -> Int64[Tensor, " d_sae"]:
     """For each feature, the other one of its chunk of largest cosine."""
     nearest = torch.empty(len(unit), dtype=torch.int64, device=unit.device)
     for chunk in chunks:

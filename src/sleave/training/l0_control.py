@@ -22,10 +22,10 @@ class L0Controller:
 
         u += 30 (dy - dy*),    dy* = (log target - y) / (steps left until 60% of the run, at least 10% of it)
 
-    dy* is the change in a step that takes L0 to its target in time. L0 follows the weight over decades, so that u should
-    be its logarithm; but a logarithm of what is too small to be felt would be long on its way back, so there u is linear.
-    s is the weight at which the sparsity term is a tenth of the squared error, the smallest so far: the error falls while
-    training, and where the weight raises it, it must not raise s.
+    dy* is the change in a step that takes L0 to its target in time. L0 follows the weight over decades, so that u is
+    its logarithm; but that of what is too small to be felt would be long on its way back, and so u is linear there. s is
+    the weight at which the sparsity term is a tenth of the squared error, the smallest so far: the error falls
+    while training, and where the weight itself raises it, it must not raise s.
 
     Args:
         target: L0, how many features shall fire on a row.
