@@ -87,7 +87,8 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
     penalty: Penalty | None = settings.constraint.build()
     sparsity, controller = settings.sparsity, None
     if sparsity.target_l0 is not None:
-        controller = L0Controller(sparsity.target_l0, sparsity.weight, settings.training.steps)
+        lr, steps = settings.optimizer.lr, settings.training.steps
+        controller = L0Controller(sparsity.target_l0, sparsity.weight, steps, lr)
     return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller)
 
 
