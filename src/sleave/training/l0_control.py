@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-GAIN, FALL, AT = 8.0, 0.7, 3e-4  # at a learning rate of 3e-4, and how it falls as that rises; measured
+GAIN, FALL, AT = 14.0, 0.9, 3e-4  # at a learning rate of 3e-4, and how it falls as that rises; measured
 MOST_GAIN = 20.0  # beyond, the noise of a batch would move the weight
-REACHED = 0.6  # of the run, after which L0 should be at its target
+REACHED = 0.5  # of the run, after which L0 should be at its target
 HORIZON = 0.1  # of the run, within which what is left is corrected from then on, or sooner:
 SETTLED = 0.15  # when the learning rates of the steps add up to this, L0 has followed the weight
 SMOOTHING = 5.0  # steps; batches differ
-FELT = 0.1  # share of the squared error at which the sparsity term begins to be felt
+FELT = 0.1  # share of the variance at which the sparsity term begins to be felt
 LEAST, MOST = 0.01, 100.0  # bounds of the weight, in multiples of the one that is just felt
 EMPTY = 0.01  # a batch on which less than this share of the target fires counts as that
 
@@ -24,12 +24,12 @@ class L0Controller:
 
         u += gain (dy - dy*),    dy* = (log target - y) / steps left
 
-    dy* is the change in a step that takes L0 to its target by 60% of the run, and what is left then within 10% of it.
+    dy* is the change in a step that takes L0 to its target by half of the run, and what is left then within 10% of it.
     L0 follows the weight over decades, so that u is its logarithm; but that of what is too small to be felt would be
-    long on its way back, and so u is linear there. s is the weight at which the sparsity term is a tenth of the squared
-    error, the smallest so far: the error falls while training, and where the weight itself raises it, it must not raise
-    s. Adam moves weights by the learning rate, so that the higher it is, the sooner L0 reacts; then the gain must be
-    smaller, and what is left can be corrected sooner.
+    long on its way back, and so u is linear there. s is the weight at which the sparsity term is a tenth of the batch's
+    variance, the smallest so far: a weight that makes the codes small must not raise its own scale. Adam moves weights
+    by the learning rate, so that the higher it is, the sooner L0 reacts; then the gain must be smaller, and what is
+    left can be corrected sooner.
 
     Args:
         target: L0, how many features shall fire on a row.
@@ -56,7 +56,7 @@ class L0Controller:
 
         Args:
             l0: how many features fired on a row of its batch, on average.
-            share: its sparsity term, with the weight in force, over its squared error.
+            share: its sparsity term, with the weight in force, over the variance of the batch.
         """
         y = math.log(max(l0, EMPTY * self.target))
         before = y if math.isnan(self._level) else self._level

@@ -108,7 +108,7 @@ def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Te
         dead=done.since_fired >= settings.training.dead_after_tokens,
     )
     if control is not None:
-        control.update(result.l0, result.sparsity / max(result.mse, 1e-30))
+        control.update(result.l0, result.sparsity / max(result.variance, 1e-30))
     done.step += 1
     done.rows += len(x)
     done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
