@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sleave.interop.trainers import attach
     from sleave.interop.writing import save
     from sleave.jobs import audit, evaluate, harvest, train
+    from sleave.penalties.decoder import DecoderOrthogonality
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.information import InformationPenalty
     from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
@@ -58,6 +59,7 @@ _HOME = {
     "Audit": "auditing.results",
     "BatchTopKAutoencoder": "autoencoder.batch_topk",
     "Codes": "codes.codes",
+    "DecoderOrthogonality": "penalties.decoder",
     "Estimation": "dependence.mutual_information",
     "FullOrthogonality": "penalties.orthogonality",
     "GatedAutoencoder": "autoencoder.gated",
@@ -101,6 +103,7 @@ __all__ = [
     "Audit",
     "BatchTopKAutoencoder",
     "Codes",
+    "DecoderOrthogonality",
     "Estimation",
     "FullOrthogonality",
     "GatedAutoencoder",

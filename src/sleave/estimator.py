@@ -70,8 +70,8 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
         k: how many features fire on a row, where the architecture says (the first three; on average, but for `topk`);
             None: one for every eight columns, at least 1 and at most 32.
         sparsity_weight: what the other three's L1 or L0 norm is multiplied by.
-        constraint: what keeps features apart: `none`, `selective`, `full`, `mi`, `gradient`, `temporal` or
-            `information`.
+        constraint: what keeps features apart: `none`, `selective`, `full`, `mi`, `gradient`, `temporal`,
+            `information` or `decoder`.
         constraint_weight: what it is multiplied by; None: that kind's default.
         scaling: what rows go through before training: `standardise` each column, divide all by one number (`norm`), or
             `none`. It is folded in: `autoencoder_` reads rows as they are.

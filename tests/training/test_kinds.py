@@ -40,12 +40,12 @@ def trained(path, settings, store, kill_at=None):
     return run
 
 
-@pytest.mark.parametrize("constraint", ["selective", "mi", "full", "temporal", "gradient", "information"])
+@pytest.mark.parametrize("constraint", ["selective", "mi", "full", "temporal", "gradient", "information", "decoder"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_trains_and_resumes_to_the_bit(kind, constraint, store, tmp_path):
     settings = run_settings(
         autoencoder={"kind": kind, "d_sae": 12, "firing_rate": 0.2, **KINDS[kind]},
-        constraint={"kind": constraint, **({} if constraint == "full" else {"top": 0.2})},
+        constraint={"kind": constraint, **({} if constraint in ("full", "decoder") else {"top": 0.2})},
         training={"precision": "bfloat16", "steps": STEPS, "checkpoint_every": 7, "dead_after_tokens": 16},
     )
     unbroken = trained(tmp_path / "unbroken", settings, store)

@@ -149,6 +149,7 @@ def toy_settings(run: RunSettings, seed: int, steps: int, true_l0: int) -> RunSe
         return {name: round(getattr(part, name) * pace)} if hasattr(part, name) else {}
 
     kind = run.autoencoder.kind
+    target = None if run.sparsity.target_l0 is None else float(true_l0)
     k = {"k": true_l0} if hasattr(run.autoencoder, "k") else {}
     pairs = {}
     if hasattr(run.constraint, "top"):
@@ -159,7 +160,11 @@ def toy_settings(run: RunSettings, seed: int, steps: int, true_l0: int) -> RunSe
             "seed": seed,
             "autoencoder": run.autoencoder.model_copy(update={"d_sae": FEATURES, "initialisation": "random", **k}),
             "sparsity": run.sparsity.model_copy(
-                update={"weight": SPARSITY.get(kind, 0.0), **shortened("warmup_steps", run.sparsity)}
+                update={
+                    "weight": SPARSITY.get(kind, 0.0),
+                    "target_l0": target,
+                    **shortened("warmup_steps", run.sparsity),
+                }
             ),
             "constraint": run.constraint.model_copy(update={**pairs, **shortened("warmup_steps", run.constraint)}),
             "optimizer": run.optimizer.model_copy(update={"lr": LR, **shortened("warmup_steps", run.optimizer)}),

@@ -12,6 +12,7 @@ from sleave.dependence.information import Baseline
 from sleave.dependence.kde import BandwidthScale
 from sleave.dependence.mutual_information import Estimation, Estimator
 from sleave.penalties.chosen import Normalization
+from sleave.penalties.decoder import DecoderOrthogonality
 from sleave.penalties.guided import WEIGHT, GradientOrthogonality, MIOrtho, TemporalOrthogonality
 from sleave.penalties.information import InformationPenalty, Weighting
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
@@ -19,7 +20,8 @@ from sleave.penalties.penalty import Penalty
 
 KIND = (
     "Which constraint: `none`; `selective` and its baseline `full`; `mi` (MI-Ortho) and its baselines `gradient` and "
-    "`temporal`; or `information`, mutual information itself. Changing it starts its section from that kind's defaults."
+    "`temporal`; `information`, mutual information itself; or `decoder` (OrtSAE's), which looks at decoder directions "
+    "alone. Changing it starts its section from that kind's defaults."
 )
 
 
@@ -176,6 +178,20 @@ class InformationConstraint(_Chosen):
         return InformationPenalty(**_arguments(self))
 
 
+class DecoderConstraint(_Constraint):
+    """OrtSAE's: push apart decoder directions that are alike, whatever the codes do."""
+
+    kind: Literal["decoder"] = Field(default="decoder", description=KIND)
+    weight: float = Field(default=0.25, ge=0)
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    chunk: int = Field(default=8192, ge=2)
+    """Of `decoder`: each direction is compared with the others of a random chunk of at least so many."""
+
+    def build(self) -> Penalty:
+        """The penalty that these settings describe."""
+        return DecoderOrthogonality(**_arguments(self))
+
+
 def _arguments(settings: _Constraint) -> dict[str, Any]:
     """The penalty's own: the kind has chosen it, and the warm-up is training's."""
     return settings.model_dump(exclude={"kind", "warmup_steps"})
@@ -188,6 +204,7 @@ ConstraintSettings = Annotated[
     | MIConstraint
     | GradientConstraint
     | TemporalConstraint
-    | InformationConstraint,
+    | InformationConstraint
+    | DecoderConstraint,
     Field(discriminator="kind"),
 ]

@@ -49,6 +49,8 @@ def write_checkpoint(path: Path, stepper: Stepper, source: ActivationSource, pro
         tensors["rng.cuda"] = torch.cuda.get_rng_state(stepper.device)
     state = {"step": progress.step, "rows": progress.rows, "scaler": stepper.scaler.state_dict()}
     state["skipped"] = stepper.skipped
+    if stepper.controller is not None:
+        state["controller"] = stepper.controller.state()
     save_tensors(path, tensors, {"state": json.dumps(state)})
 
 
@@ -68,6 +70,8 @@ def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> P
     if state["scaler"]:
         stepper.scaler.load_state_dict(state["scaler"])
     stepper.skipped = state["skipped"]
+    if stepper.controller is not None:
+        stepper.controller.restore(state["controller"])
     source.restore(_under(tensors, "source."))
     if stepper.penalty is not None:
         stepper.penalty.restore({n: t.to(stepper.device) for n, t in _under(tensors, "penalty.").items()})

@@ -23,6 +23,7 @@ from sleave.interop.writing import save
 from sleave.penalties.penalty import Penalty
 from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
 from sleave.training.interruption import Interrupted, stop_on_signal
+from sleave.training.l0_control import L0Controller
 from sleave.training.run import RunDirectory
 from sleave.training.schedules import learning_rate, warmup
 from sleave.training.settings import RunSettings
@@ -30,6 +31,7 @@ from sleave.training.step import Stepper, StepResult
 from sleave.training.trackers import Logger, open_trackers
 
 LAST_STEPS = 100  # the papers report averages over the last 100 steps
+MISSED = 0.05  # of the target: how far from it L0 may end before that is said
 
 
 def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) -> dict[str, Any]:
@@ -83,7 +85,11 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
     generator = torch.Generator().manual_seed(settings.seed)
     sae = initial_autoencoder(settings.autoencoder, sample.to(device), generator)
     penalty: Penalty | None = settings.constraint.build()
-    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm)
+    sparsity, controller = settings.sparsity, None
+    if sparsity.target_l0 is not None:
+        lr, steps = settings.optimizer.lr, settings.training.steps
+        controller = L0Controller(sparsity.target_l0, sparsity.weight, steps, lr)
+    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller)
 
 
 def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Tensor, "batch d_in"]) -> StepResult:
@@ -92,13 +98,17 @@ def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Te
     Raises:
         SleaveError: see `Stepper.step`.
     """
+    control = stepper.controller
+    weight = settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps)
     result = stepper.step(
         x,
         lr=learning_rate(settings.optimizer, done.step, settings.training.steps),
-        sparsity_weight=settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps),
+        sparsity_weight=weight if control is None else control.weight,
         constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
         dead=done.since_fired >= settings.training.dead_after_tokens,
     )
+    if control is not None:
+        control.update(result.l0, result.sparsity / max(result.variance, 1e-30))
     done.step += 1
     done.rows += len(x)
     done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
@@ -157,6 +167,8 @@ def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: in
         "active": int((result.mean_act > ACTIVE).sum()),
         "dead": int((done.since_fired >= dead_after).sum()),
     }
+    if stepper.controller is not None:
+        record["sparsity_weight"] = result.sparsity_weight
     if result.auxiliary:
         record["auxiliary"] = result.auxiliary
     if stepper.scaler.is_enabled():
@@ -171,7 +183,7 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
     last = metrics[-LAST_STEPS:]
     numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "lr")]
     averages = {name: statistics.fmean(m[name] for m in last if name in m) for name in numbers}
-    return {
+    summary = {
         "steps": metrics[-1]["step"],
         "rows": metrics[-1]["rows"],
         "seconds": sum(m["seconds"] for m in metrics),
@@ -186,6 +198,24 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
         "d_sae": stepper.sae.d_sae,
         f"last_{min(LAST_STEPS, len(last))}_steps": averages,
     }
+    if stepper.controller is not None:
+        target, reached, weight = stepper.controller.target, averages["l0"], last[-1]["sparsity_weight"]
+        summary["target_l0"] = {"target": target, "reached": reached, "weight": weight}
+        if abs(reached / target - 1) > MISSED:
+            say(_missed(target, reached, weight, len(last)))
+    return summary
+
+
+def _missed(target: float, reached: float, weight: float, steps: int) -> str:
+    begun = f"L0 was {reached:.4g} over the last {steps} steps, and not sparsity.target_l0 (= {target:g})"
+    if reached > target:
+        return (
+            f"{begun}, with a weight of {weight:.3g} in the end. Train for more steps, or with a higher optimizer.lr."
+        )
+    return (
+        f"{begun}, with a weight of {weight:.3g} in the end. If that is next to nothing, no weight makes it so dense: "
+        "begin with a higher autoencoder.firing_rate, train for more steps, or lower the target."
+    )
 
 
 def _activations(settings: RunSettings) -> str:

@@ -17,9 +17,26 @@ class SparsitySettings(Settings):
     (of the gate, for `gated`), the L0 norm for `jumprelu`. The other architectures have none: k says it."""
 
     weight: float = Field(default=0.04, ge=0)
-    """What the norm is multiplied by (the papers' lambda_1); nothing for `topk`, `batch_topk` and `matryoshka`."""
+    """What the norm is multiplied by (the papers' lambda_1); nothing for `topk`, `batch_topk` and `matryoshka`. With
+    target_l0, what it is multiplied by at first."""
     warmup_steps: int = Field(default=0, ge=0)
     """The weight rises linearly from 0 over so many steps."""
+    target_l0: float | None = Field(default=None, gt=0)
+    """L0 (how many features fire on a row, on average) that the run is to end at: the weight is moved while training
+    until it does. Only for `relu`, `jumprelu` and `gated`; of the others, L0 is k."""
+
+    @model_validator(mode="after")
+    def _weight_can_be_moved(self) -> SparsitySettings:
+        if self.target_l0 is not None and not self.weight:
+            raise ValueError(
+                "target_l0 needs a weight above 0, from where it is moved; leave weight out for the default"
+            )
+        if self.target_l0 is not None and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps (= {self.warmup_steps}) cannot be used with target_l0, which moves the weight itself; "
+                "leave one of them out"
+            )
+        return self
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -105,6 +122,18 @@ class RunSettings(Settings):
     def _kind_is_relu(cls, values: Any) -> Any:
         """The kind may be left out."""
         return {"kind": "relu", **values} if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _target_can_be_met(self) -> RunSettings:
+        target, autoencoder = self.sparsity.target_l0, self.autoencoder
+        if target is not None and isinstance(autoencoder, TopKSettings):
+            raise ValueError(
+                f"sparsity.target_l0 (= {target}) cannot be used with autoencoder.kind = {autoencoder.kind!r}, whose "
+                "L0 is autoencoder.k; give that instead"
+            )
+        if target is not None and target >= autoencoder.d_sae:
+            raise ValueError(f"sparsity.target_l0 (= {target}) must be below autoencoder.d_sae (= {autoencoder.d_sae})")
+        return self
 
     @model_validator(mode="after")
     def _can_be_compiled(self) -> RunSettings:

@@ -16,6 +16,7 @@ from sleave.base.files import torch_dtype
 from sleave.base.settings import DType
 from sleave.codes.codes import Codes
 from sleave.penalties.penalty import Penalty
+from sleave.training.l0_control import L0Controller
 from sleave.training.settings import OptimizerSettings, TrainingSettings
 
 Forward = Callable[[Tensor, Tensor | None], TrainingPass]
@@ -30,6 +31,7 @@ class StepResult:
         mse: squared error, summed over d_in, averaged over rows.
         l1: sum of the codes over d_sae, averaged over rows.
         sparsity: the architecture's sparsity term, times its weight.
+        sparsity_weight: that weight.
         auxiliary: what else the architecture adds to the loss.
         constraint: the penalty, times its warm-up.
         loss: mse + sparsity + auxiliary + constraint.
@@ -43,6 +45,7 @@ class StepResult:
     mse: float
     l1: float
     sparsity: float
+    sparsity_weight: float
     auxiliary: float
     constraint: float
     loss: float
@@ -69,6 +72,9 @@ class Stepper:
     The loss is ||x_hat - x||^2 (sum over d_in, mean over rows) + sparsity_weight * ||f||_1 (sum over d_sae, mean over
     rows), or what the architecture has in its place, + what the architecture adds + constraint.
 
+    Attributes:
+        controller: what says the next step's sparsity weight, if L0 has a target.
+
     Reference: *Top-k feature decorrelation*, Eq. (7).
     """
 
@@ -79,11 +85,13 @@ class Stepper:
         training: TrainingSettings,
         penalty: Penalty | None,
         clip_norm: float = 0.0,
+        controller: L0Controller | None = None,
     ) -> None:
         self.sae = sae
         self.penalty = penalty
         self.settings = training
         self.clip_norm = clip_norm
+        self.controller = controller
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
@@ -123,7 +131,7 @@ class Stepper:
         least = [part.least for part in results if part.least is not None]
         updated = self._update()
         self.sae.track(x, torch.stack(least).mean() if least else None)
-        return _merge(results, x, updated)
+        return _merge(results, x, sparsity_weight, updated)
 
     def _accumulate(
         self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int, dead: Tensor | None
@@ -210,13 +218,14 @@ class _Part:
     least: Tensor | None
 
 
-def _merge(parts: list[_Part], x: Tensor, updated: bool) -> StepResult:
+def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool) -> StepResult:
     values = torch.stack([p.values for p in parts]).double().mean(dim=0)
     mse, l1, sparsity, auxiliary, constraint, loss = values.tolist()
     return StepResult(
         mse=mse,
         l1=l1,
         sparsity=sparsity,
+        sparsity_weight=sparsity_weight,
         auxiliary=auxiliary,
         constraint=constraint,
         loss=loss,
