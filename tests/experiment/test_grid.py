@@ -138,7 +138,9 @@ def test_a_methods_name_must_be_a_folders(folder, name):
 
 
 def test_two_runs_of_one_name(folder):
-    message = refused(folder, methods={"none": {}}, grid=[{"methods": ["none"], "vary": {"model.name": ["a b", "a/b"]}}])
+    message = refused(
+        folder, methods={"none": {}}, grid=[{"methods": ["none"], "vary": {"model.name": ["a b", "a/b"]}}]
+    )
     assert message.startswith("Several runs would be called none,model.name=a_b/layer_03/seed_5. Give such a value")
 
 

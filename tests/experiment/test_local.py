@@ -49,7 +49,7 @@ def test_one_that_dies_stops_no_other(pretend, tmp_path):
     outcomes = run(LocalEngine(nothing, jobs=2), [make_task(tmp_path, name) for name in names])
     assert outcomes.keys() == set(names)
     assert [outcomes[name].error for name in ("fine", "fine/too")] == [None, None]
-    assert "was killed (SIGKILL), most likely because memory ran out. Give fewer --jobs" in outcomes["killed"].error
+    assert "was killed (SIGKILL), most likely because memory ran out: give fewer --jobs" in outcomes["killed"].error
     assert "was killed by SIGABRT" in outcomes["aborts"].error
     assert outcomes["exits"].error == "Its process ended with status 3 before it could say why."
     assert "no torch here" in (tmp_path / "logs" / "exits.log").read_text()

@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 from toy_run import make_recipe
 
-from sleave.experiment.work import Outcome, Task, Tick, attempt
+from sleave.experiment.work import Engine, Outcome, Task, Tick, attempt
 from sleave.recipe import merged
 
 METHODS: dict[str, Any] = {"none": {"constraint": {"kind": "none"}}, "selective": {}}
@@ -32,7 +32,7 @@ def write_experiment(path: Path, recipe: str, **changes: Any) -> Path:
     return path
 
 
-class HereEngine:
+class HereEngine(Engine):
     """Runs tasks in this process, one after the other, and remembers which."""
 
     def __init__(self) -> None:

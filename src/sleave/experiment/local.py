@@ -18,7 +18,7 @@ from sleave.base.environment import num_cores
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.experiment.memory import Estimate, Room
-from sleave.experiment.work import Outcome, Task, Tick
+from sleave.experiment.work import Engine, Outcome, Task, Tick
 
 # With this process's own import path. Not by multiprocessing, which would import the caller's script in every worker,
 # and whose processes die of a Ctrl-C that is meant for the caller before they can save.
@@ -26,7 +26,7 @@ PROGRAM = "import sys; sys.path[:] = {path!r}; from sleave.experiment.worker imp
 TICK = 1.0  # seconds
 
 
-class LocalEngine:
+class LocalEngine(Engine):
     """As many runs at once as there are cores and memory for, each in a process of its own."""
 
     def __init__(self, estimate: Estimate, jobs: int | None = None, threads: int | None = None) -> None:
@@ -153,7 +153,7 @@ def _stop(running: Sequence[_Process]) -> None:
 def _death(status: int) -> str:
     if status == -signal.SIGKILL:
         return (
-            "Its process was killed (SIGKILL), most likely because memory ran out. Give fewer --jobs; the same command "
+            "Its process was killed (SIGKILL), most likely because memory ran out: give fewer --jobs. The same command "
             "goes on from its last checkpoint."
         )
     if status < 0:

@@ -11,12 +11,12 @@ from typing import Any
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.experiment.memory import Estimate, Room
-from sleave.experiment.work import Outcome, Task, Tick, work
+from sleave.experiment.work import Engine, Outcome, Task, Tick, work
 
 TICK = 1.0  # seconds
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Runs as tasks of Ray, which places them where there are cores and memory for them.
 
     The experiment's folder, the activations and the model must be on a file system that every machine of the cluster
@@ -95,7 +95,7 @@ class RayEngine:
         except errors.OutOfMemoryError:
             why = "Ray ended it, because its machine's memory ran out. Give fewer --jobs."
         except errors.RayError as error:
-            why = f"Ray lost it ({type(error).__name__}: its process or machine died, or was killed)."
+            why = f"Its process or machine died, or was killed ({type(error).__name__})."
         else:
             return outcome
         return Outcome(

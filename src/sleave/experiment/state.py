@@ -86,6 +86,8 @@ class Record:
 
 def _former(file: Path) -> Mapping[str, State]:
     """What the file says; nothing if it is not there or of another version, since it can be found out again."""
+    if not file.is_file():
+        return {}
     try:
         return TypeAdapter(dict[str, State]).validate_python(read_json(file)["cells"])
     except (ValueError, KeyError, TypeError, ValidationError):

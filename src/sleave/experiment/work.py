@@ -6,10 +6,11 @@ import os
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 Tick = Callable[[Collection[str]], None]
 
@@ -54,16 +55,17 @@ class Outcome:
     peak_memory: int = 0
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Where tasks run."""
 
+    @abstractmethod
     def threads(self, runs: int) -> int:
         """How many cores each of so many runs gets.
 
         That must not depend on how many of them are left: sums over other numbers of threads round differently.
         """
-        ...
 
+    @abstractmethod
     def run(self, tasks: Sequence[Task], tick: Tick) -> Generator[Outcome, None, None]:
         """Run tasks, as many at a time as there is room for; gives what came of each as soon as it ends.
 
@@ -74,7 +76,6 @@ class Engine(Protocol):
             tasks: what to do.
             tick: called about once a second with the names of the tasks that run.
         """
-        ...
 
 
 def work(task: Task) -> Outcome:
