@@ -61,8 +61,8 @@ class LocalEngine(Engine):
                     waiting.remove(task)
                     running.append(_Process(task))
                 tick([process.task.name for process in running])
-                ended = set(wait([process.answer for process in running], TICK))
-                for process in [p for p in running if p.answer in ended]:
+                ended = wait([process.answer.fileno() for process in running], TICK)
+                for process in [p for p in running if p.answer.fileno() in ended]:
                     outcome = process.outcome()
                     running.remove(process)
                     room.learn(process.task, outcome)

@@ -47,11 +47,12 @@ class _Far:
         self.done = self.look()
 
     def look(self) -> int:
-        """Steps by now; never fewer than before, though a run that was killed goes on from an earlier checkpoint."""
+        """Steps by now; the last counts once the run has ended. Never fewer than before: one that was killed goes on
+        from an earlier step."""
         steps, measured = min(last_step(self._run), self._steps), 0
         if self._run.finished:
             measured = self._all - len(unmeasured(self._run, self._suites, self._cell.recipe.evaluation))
-        return max(self.done, steps + measured * self._measuring)
+        return max(self.done, min(steps + measured * self._measuring, self.total - 1))
 
 
 def _tick(each: dict[str, _Far], record: Record, advance: Advance) -> Tick:

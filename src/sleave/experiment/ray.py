@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from typing import Any
 
 from sleave.base.errors import SleaveError
@@ -46,6 +49,7 @@ class RayEngine(Engine):
         self._estimate, self._jobs, self._threads = estimate, jobs, threads
         address = address or os.environ.get("RAY_ADDRESS")
         settings = {"address": address} if address else {"address": "local", "include_dashboard": False}
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -53,6 +57,7 @@ class RayEngine(Engine):
                 f"There is no Ray cluster at `{address}` ({error}). Give the address that `ray status` shows, or none, "
                 "for a cluster of this machine alone."
             ) from error
+        signal.signal(signal.SIGTERM, handler)  # Ray's own would abort this process before all is saved
         self._machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def threads(self, runs: int) -> int:
@@ -63,21 +68,21 @@ class RayEngine(Engine):
     def run(self, tasks: Sequence[Task], tick: Tick) -> Generator[Outcome, None, None]:
         """See `Engine`."""
         waiting = list(tasks)
-        running: dict[Any, tuple[Task, float]] = {}
+        running: dict[Future[Outcome], _Placed] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < (self._jobs or len(tasks)):
-                    task = waiting.pop(0)
-                    running[self._begin(task)] = task, time.perf_counter()
-                tick([task.name for task, _ in running.values()])
-                for reference in self._ray.wait(list(running), timeout=TICK)[0]:
-                    task, began = running.pop(reference)
-                    yield self._outcome(reference, task, began)
+                    placed = self._place(waiting.pop(0))
+                    running[placed.reference.future()] = placed
+                tick([placed.task.name for placed in running.values()])
+                # Not by ray.wait, out of which no signal's exception comes as it is.
+                for future in wait(running, TICK, FIRST_COMPLETED).done:
+                    yield self._outcome(future, running.pop(future))
         finally:
-            self._stop(list(running))
+            self._stop(running)
 
-    def _begin(self, task: Task) -> Any:
-        """Its reference. A machine must have what is asked for, or it would wait for ever."""
+    def _place(self, task: Task) -> _Placed:
+        """Hand it to Ray. Some machine must have what is asked for, or it would wait for ever."""
         most = max(machine.get("memory", 0) for machine in self._machines)
         asked = {
             "num_cpus": task.threads,
@@ -86,27 +91,33 @@ class RayEngine(Engine):
             "max_calls": 1,  # a process of its own
             "name": task.name,
         }
-        return self._ray.remote(**asked)(work).remote(task)
+        return _Placed(task, self._ray.remote(**asked)(work).remote(task), time.perf_counter())
 
-    def _outcome(self, reference: Any, task: Task, began: float) -> Outcome:
+    def _outcome(self, future: Future[Outcome], placed: _Placed) -> Outcome:
         errors = self._ray.exceptions
         try:
-            outcome: Outcome = self._ray.get(reference)
+            return future.result()
         except errors.OutOfMemoryError:
-            why = "Ray ended it, because its machine's memory ran out. Give fewer --jobs."
+            why = "Ray ended it, because its machine's memory ran out: give fewer --jobs."
         except errors.RayError as error:
             why = f"Its process or machine died, or was killed ({type(error).__name__})."
-        else:
-            return outcome
-        return Outcome(
-            task.name, f"{why} The same command goes on from its last checkpoint.", time.perf_counter() - began
-        )
+        why += " The same command goes on from its last checkpoint."
+        return Outcome(placed.task.name, why, time.perf_counter() - placed.began)
 
-    def _stop(self, references: Sequence[Any]) -> None:
+    def _stop(self, running: Mapping[Future[Outcome], _Placed]) -> None:
         """Let tasks save what they have, and wait for them."""
-        if not references:
+        if not running:
             return
-        say(f"\nStopping {len(references)} runs, which save what they have; once more stops at once, without saving.")
-        for reference in references:
-            self._ray.cancel(reference, force=False)
-        self._ray.wait(list(references), num_returns=len(references))
+        say(f"\nStopping {len(running)} runs, which save what they have; once more stops at once, without saving.")
+        for placed in running.values():
+            self._ray.cancel(placed.reference, force=False)
+        wait(running)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A task in Ray's hands."""
+
+    task: Task
+    reference: Any
+    began: float
