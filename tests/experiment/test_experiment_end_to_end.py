@@ -173,4 +173,3 @@ def test_without_ray(file, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "sleave experiment: Ray is not installed: pip install 'sleave[ray]'.\n"
-    assert not (tmp_path / "out").exists()

@@ -16,7 +16,8 @@ from sleave.experiment.work import Engine, Outcome, Task, Tick, attempt
 from sleave.recipe import merged
 
 METHODS: dict[str, Any] = {"none": {"constraint": {"kind": "none"}}, "selective": {}}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+# Ray would give way to whatever else runs on the machine.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "RAY_worker_niceness": "0"}
 
 
 def make_experiment(folder: Path, training: dict[str, Any] | None = None, **changes: Any) -> Path:

@@ -15,10 +15,9 @@ from typing import IO
 from pydantic import TypeAdapter
 
 from sleave.base.environment import num_cores
-from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.experiment.memory import Estimate, Room
-from sleave.experiment.work import Engine, Outcome, Task, Tick
+from sleave.experiment.work import Engine, Outcome, Task, Tick, check_at_least_one
 
 # With this process's own import path. Not by multiprocessing, which would import the caller's script in every worker,
 # and whose processes die of a Ctrl-C that is meant for the caller before they can save.
@@ -39,9 +38,7 @@ class LocalEngine(Engine):
         Raises:
             SleaveError: one of the numbers is below 1.
         """
-        for name, given in (("--jobs", jobs), ("--threads", threads)):
-            if given is not None and given < 1:
-                raise SleaveError(f"`{name}` (= {given}) must be at least 1.")
+        check_at_least_one({"--jobs": jobs, "--threads": threads})
         self._estimate = estimate
         self._jobs = jobs or max(1, num_cores() // (threads or 1))
         self._threads = threads

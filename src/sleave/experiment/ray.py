@@ -9,12 +9,13 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.experiment.memory import Estimate, Room
-from sleave.experiment.work import Engine, Outcome, Task, Tick, work
+from sleave.experiment.work import Engine, Outcome, Task, Tick, check_at_least_one, work
 
 TICK = 1.0  # seconds
 
@@ -29,7 +30,7 @@ class RayEngine(Engine):
     def __init__(
         self, estimate: Estimate, address: str | None = None, jobs: int | None = None, threads: int | None = None
     ) -> None:
-        """Connect to the cluster.
+        """Nothing is started or reached before it is needed.
 
         Args:
             estimate: the most memory that a recipe's run will hold, in bytes.
@@ -38,27 +39,37 @@ class RayEngine(Engine):
             threads: how many cores each run may use; by default those of the cluster shared out among the runs.
 
         Raises:
-            SleaveError: Ray is not installed, or the cluster does not answer.
+            SleaveError: Ray is not installed, or one of the numbers is below 1.
         """
+        check_at_least_one({"--jobs": jobs, "--threads": threads})
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
         except ImportError as error:
             raise SleaveError("Ray is not installed: pip install 'sleave[ray]'.") from error
         self._ray: Any = ray
+        self._address = address or os.environ.get("RAY_ADDRESS")
         self._estimate, self._jobs, self._threads = estimate, jobs, threads
-        address = address or os.environ.get("RAY_ADDRESS")
-        settings = {"address": address} if address else {"address": "local", "include_dashboard": False}
+
+    @cached_property
+    def _machines(self) -> list[dict[str, float]]:
+        """What each machine of the cluster has, once connected.
+
+        Raises:
+            SleaveError: the cluster does not answer.
+        """
+        settings = {"address": self._address} if self._address else {"address": "local", "include_dashboard": False}
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
+            self._ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise SleaveError(
-                f"There is no Ray cluster at `{address}` ({error}). Give the address that `ray status` shows, or none, "
-                "for a cluster of this machine alone."
+                f"There is no Ray cluster at `{self._address}` ({error}). Give the address that `ray status` shows, or "
+                "none, for a cluster of this machine alone."
             ) from error
-        signal.signal(signal.SIGTERM, handler)  # Ray's own would abort this process before all is saved
-        self._machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would abort this process before all is saved
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def threads(self, runs: int) -> int:
         """The number given, or the cluster's cores shared out among the runs, as many as one machine has at most."""

@@ -107,11 +107,11 @@ def run_experiment(experiment: Experiment, engine: Engine) -> Finished:
     with exclusive(out):
         _check_runs(experiment)
         record.begin([cell.name for cell in todo])
-        for recipe in stores:
-            jobs.harvest(recipe)
-        threads = engine.threads(len(experiment.cells))
-        tasks = [_task(experiment, cell, threads) for cell in todo]
-        if tasks:
+        if todo:
+            threads = engine.threads(len(experiment.cells))
+            for recipe in stores:
+                jobs.harvest(recipe)
+            tasks = [_task(experiment, cell, threads) for cell in todo]
             with (
                 grid_progress(experiment.cells, out, experiment.suites, record) as tick,
                 closing(engine.run(tasks, tick)) as outcomes,

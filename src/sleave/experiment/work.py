@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sleave.base.errors import SleaveError
+
 Tick = Callable[[Collection[str]], None]
 
 
@@ -78,6 +80,17 @@ class Engine(ABC):
         """
 
 
+def check_at_least_one(given: Mapping[str, int | None]) -> None:
+    """Refuse numbers of an engine that cannot be.
+
+    Raises:
+        SleaveError: one is below 1.
+    """
+    for name, number in given.items():
+        if number is not None and number < 1:
+            raise SleaveError(f"`{name}` (= {number}) must be at least 1.")
+
+
 def work(task: Task) -> Outcome:
     """Train and measure a run, or go on with it.
 
@@ -100,7 +113,6 @@ def work(task: Task) -> Outcome:
 def attempt(task: Task) -> str | None:
     """Train and measure a run, or go on with it; returns why it failed, if it did."""
     from sleave import jobs
-    from sleave.base.errors import SleaveError
     from sleave.recipe import Recipe
     from sleave.training.interruption import Interrupted, raised_on_sigterm
 
