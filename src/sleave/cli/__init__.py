@@ -1,4 +1,4 @@
-"""The command line: `sleave harvest | train | evaluate | overlap | audit | convert`."""
+"""The command line: `sleave harvest | train | evaluate | report | overlap | audit | convert | experiment`."""
 
 from sleave.cli.main import main
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
+from importlib import import_module
 
 from sleave import __version__
 
@@ -21,6 +19,7 @@ Train sparse autoencoders whose features do not say the same thing twice, and me
   sleave report   DIR ...             runs side by side as one page to look at: curves, maps, pairs with their texts
   sleave overlap  DIR DIR ...         whether runs (of other seeds, say) chose the same pairs
   sleave audit    DIR [RECIPE]        how entangled any autoencoder is, pair by pair, with texts, as a page to look at
+  sleave experiment FILE              a grid of runs: methods, layers, seeds, any setting; table and page
   sleave convert  PATH OUT            an autoencoder from one library's files to another's
 
 A recipe is a TOML file; every setting in it can be changed on the command line (--constraint.weight 0.2).
@@ -37,23 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"sleave {__version__}")
     parser.add_argument(
         "verb",
-        choices=("harvest", "train", "evaluate", "report", "overlap", "audit", "convert"),
+        choices=("harvest", "train", "evaluate", "report", "overlap", "audit", "convert", "experiment"),
         help="what to do; `sleave VERB --help`",
     )
     known = parser.parse_args(arguments[:1] or ["--help"])
 
     from sleave.base.errors import SleaveError
-    from sleave.cli import verbs
-    from sleave.training.interruption import Interrupted
+    from sleave.training.interruption import Interrupted, raised_on_sigterm
 
     kept = "stopped. What was finished is kept; the same command goes on."
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Interrupted(number, kept)
-
-    former = signal.signal(signal.SIGTERM, terminate)
     try:
-        getattr(verbs, known.verb)(arguments[1:])
+        with raised_on_sigterm(kept):
+            import_module(f"sleave.cli.verbs.{known.verb}").run(arguments[1:])
     except SleaveError as error:
         print(f"sleave {known.verb}: {error}", file=sys.stderr)
         return 2
@@ -66,6 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `sleave evaluate ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    finally:
-        signal.signal(signal.SIGTERM, former)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.dependence.pairs import Pairs, num_pairs, sorted_pairs
 
@@ -205,20 +205,10 @@ def check_memory(needed: float, what: str, advice: str, device: torch.device | N
         NotEnoughMemory: it would not.
     """
     on_gpu = device is not None and device.type == "cuda"
-    free = float(torch.cuda.mem_get_info(device)[0]) if on_gpu else _free_memory()
+    free = float(torch.cuda.mem_get_info(device)[0]) if on_gpu else free_memory()
     if needed > free:
         size, rest = needed / 1e9, free / 1e9
         raise NotEnoughMemory(f"{what} needs about {size:.2g} GB of memory, and {rest:.2g} GB are free. {advice}")
-
-
-def _free_memory() -> float:
-    try:
-        with open(
-            "/proc/meminfo", encoding="ascii"
-        ) as lines:  # knows what the system would give up, as sysconf does not
-            return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def with_every_pair(matrix: Float[Tensor, "d_sae d_sae"], together: Int[Tensor, "d_sae d_sae"]) -> PairScores:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_toml
@@ -13,6 +15,8 @@ from sleave.base.settings import Settings, parse
 from sleave.language.settings import ModelShape
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+OWN_KEYS = {"seed": "seeds", "layer": "layers"}  # what a grid says in words of its own
 
 
 class GridSettings(Settings):
@@ -26,7 +30,20 @@ class GridSettings(Settings):
     """Which seeds; the experiment's when empty."""
     vary: dict[str, Values] = Field(default_factory=dict)
     """Settings of the recipe by their dotted keys, each with the values that it takes in turn, such as
-    "constraint.weight" = [0.05, 0.1, 0.2]."""
+    vary.constraint.weight = [0.05, 0.1, 0.2]."""
+
+    @field_validator("vary", mode="before")
+    @classmethod
+    def _by_dotted_keys(cls, vary: Any) -> Any:
+        """TOML makes tables of dotted keys, unless they are in quotation marks."""
+        return dict(_flat(vary)) if isinstance(vary, Mapping) else vary
+
+    @field_validator("vary")
+    @classmethod
+    def _not_twice(cls, vary: dict[str, Any]) -> dict[str, Any]:
+        for key in vary.keys() & OWN_KEYS.keys():
+            raise ValueError(f"`{key}` is not varied here; give `{OWN_KEYS[key]}` of the grid")
+        return vary
 
 
 class ExperimentSettings(Settings):
@@ -49,6 +66,14 @@ class ExperimentSettings(Settings):
     model_shape: ModelShape | None = None
     """How large the language model is, for a plan where the model cannot be reached; otherwise its config says."""
 
+    @field_validator("methods")
+    @classmethod
+    def _names_are_folders(cls, methods: dict[str, Any]) -> dict[str, Any]:
+        for name in methods:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"a method's name becomes a folder: letters, digits and _ . + - only, not {name!r}")
+        return methods
+
 
 def load_experiment(path: str | Path) -> ExperimentSettings:
     """Read the file of an experiment.
@@ -60,3 +85,11 @@ def load_experiment(path: str | Path) -> ExperimentSettings:
     if path.is_dir():
         raise SleaveError(f"`{path}` is a folder. Give one experiment in it, a TOML file.")
     return parse(ExperimentSettings, read_toml(path), where=f"The experiment `{path}`")
+
+
+def _flat(vary: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in vary.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value

@@ -11,7 +11,7 @@ from sleave.base.environment import environment
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import say
 from sleave.jobs.families import FAMILIES, Subject
-from sleave.recipe import recipe_from
+from sleave.recipe import EvaluationSettings, recipe_from
 from sleave.training.run import RunDirectory
 
 ALL = "all"
@@ -50,17 +50,26 @@ def evaluate(
     overrides = {"evaluation": dict(settings or {})} | ({"harvest": {"store": store}} if store else {})
     recipe = recipe_from(config, overrides, where=f"`{run.config_file}`")
     subject = Subject(run, recipe)
-    for name in names:
+    for name in names if again else unmeasured(run, names, recipe.evaluation):
         family = FAMILIES[name]
+        began = time.perf_counter()
+        found = family.measure(subject)
+        seconds = time.perf_counter() - began
         asked = family.settings(recipe.evaluation)
-        if again or not _is_there(run, name, asked):
-            began = time.perf_counter()
-            found = family.measure(subject)
-            seconds = time.perf_counter() - began
-            run.add_results(name, {"settings": asked, "seconds": seconds, "environment": _made_with(), **found})
-            if (status := found.get("status", "ok")) != "ok":
-                say(f"{run.path}: {family.title}: {status}. {found.get('why', '')}")
+        run.add_results(name, {"settings": asked, "seconds": seconds, "environment": _made_with(), **found})
+        if (status := found.get("status", "ok")) != "ok":
+            say(f"{run.path}: {family.title}: {status}. {found.get('why', '')}")
     return run.results()
+
+
+def unmeasured(run: RunDirectory, suite: str | Sequence[str], settings: EvaluationSettings) -> tuple[str, ...]:
+    """Families of a suite that a run's results do not have yet, measured with these settings.
+
+    Raises:
+        SleaveError: there is no such family, or results.json is damaged.
+    """
+    names = families_of(suite)
+    return tuple(name for name in names if not _is_there(run, name, FAMILIES[name].settings(settings)))
 
 
 def _is_there(run: RunDirectory, name: str, asked: Mapping[str, Any]) -> bool:

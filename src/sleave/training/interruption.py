@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from sleave.base.progress import say
 
@@ -53,3 +53,17 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield request
     finally:
         _set_all(former)
+
+
+@contextmanager
+def raised_on_sigterm(message: str) -> Iterator[None]:
+    """Within the block, SIGTERM raises `Interrupted` wherever it comes, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Interrupted(number, message)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
