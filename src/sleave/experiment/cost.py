@@ -91,7 +91,14 @@ def product_flops(recipe: Recipe, size: Sizes) -> float:
     if recipe.training.gradient_checkpointing:
         products += 1.0 if size.sparse else 2.0
     square = 2.0 * size.batch * size.d_sae**2
-    return one * products + square * _squares(recipe, size)
+    return one * products + square * _squares(recipe, size) + _between_directions(recipe, size)
+
+
+def _between_directions(recipe: Recipe, size: Sizes) -> float:
+    """All cosines of decoder directions within chunks, for the constraint that looks at those."""
+    if recipe.constraint.kind != "decoder":
+        return 0.0
+    return 2.0 * size.d_sae * min(recipe.constraint.chunk, size.d_sae) * size.d_in
 
 
 def _squares(recipe: Recipe, size: Sizes) -> float:

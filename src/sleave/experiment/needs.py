@@ -19,6 +19,7 @@ from sleave.base.files import torch_dtype
 from sleave.codes.largest import NUMBERS
 from sleave.language.settings import ModelShape
 from sleave.language.shape import model_shape
+from sleave.penalties.decoder import TILE
 from sleave.penalties.pairwise import COLUMNS
 from sleave.recipe import Recipe
 
@@ -180,6 +181,8 @@ def _constraint(recipe: Recipe, size: Sizes) -> float:
     constraint = recipe.constraint
     if constraint.kind == "none":
         return 0.0
+    if constraint.kind == "decoder":
+        return FLOAT * (size.parameters + 2.0 * TILE * min(constraint.chunk, size.d_sae))
     dense = 0.0 if size.sparse else CONSTRAINED * size.codes
     window = getattr(constraint, "window", 1)
     top = getattr(constraint, "top", 0.0)

@@ -135,7 +135,7 @@ def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
     constraint = recipe.constraint
     one_pass = 0.0 if size.sparse else size.batch * size.d_sae / rates.codes
     coactivations = size.batch * firing(size) ** 2 / 2
-    if constraint.kind == "none":
+    if constraint.kind == "none" or constraint.kind == "decoder":  # the latter is all products
         return 0.0
     if constraint.kind == "full":
         return FULL_PASSES * one_pass + WALKED * coactivations * size.sparse

@@ -22,6 +22,7 @@ from sleave.experiment.progress import grid_progress
 from sleave.experiment.settings import load_experiment
 from sleave.experiment.state import Record
 from sleave.experiment.work import Engine, Task
+from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
 from sleave.training.run import RunDirectory
 
@@ -37,12 +38,14 @@ class Experiment:
         out: its folder.
         cells: its runs.
         suites: what is measured of each.
+        shape: how large the language model is, if its file says so.
     """
 
     title: str
     out: Path
     cells: tuple[Cell, ...]
     suites: tuple[str, ...]
+    shape: ModelShape | None = None
 
     def record(self) -> Record:
         """How far its runs are."""
@@ -86,7 +89,8 @@ def open_experiment(file: str | Path, out: str | Path | None = None) -> Experime
     """
     settings = load_experiment(file)
     found = cells(settings, Path(file).parent)
-    return Experiment(settings.title, Path(out or Path("runs") / Path(file).stem), found, settings.suites)
+    place = Path(out or Path("runs") / Path(file).stem)
+    return Experiment(settings.title, place, found, settings.suites, settings.model_shape)
 
 
 def run_experiment(experiment: Experiment, engine: Engine) -> Finished:

@@ -12,6 +12,8 @@ from sleave.base.progress import say
 from sleave.cli.options import Parser
 from sleave.cli.screen import print_side_by_side, print_table
 from sleave.experiment.local import LocalEngine
+from sleave.experiment.needs import memory
+from sleave.experiment.plan import plan, show
 from sleave.experiment.ray import RayEngine
 from sleave.experiment.run import Experiment, open_experiment, run_experiment
 from sleave.experiment.state import last_step
@@ -24,6 +26,7 @@ EXPERIMENT = """\
 Make a grid of runs from one file: methods x layers x seeds x any setting, on one harvest; then table and page.
 
   sleave experiment experiments/quickstart.toml --list        the runs, and how far each is
+  sleave experiment experiments/quickstart.toml --dry-run     tokens, FLOPs, disk, memory and time: estimates
   sleave experiment experiments/quickstart.toml
   sleave experiment experiments/quickstart.toml --engine ray --ray-address auto
 
@@ -64,12 +67,16 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="cores of each run (default: all, shared out)")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="the cluster (default: RAY_ADDRESS, or a local one)")
     parser.add_argument("--list", action="store_true", help="only show the runs, and how far each is")
+    parser.add_argument("--dry-run", action="store_true", help="only show what it will take: tokens, memory, time")
     namespace = parser.parse_args(arguments)
     opened = open_experiment(namespace.file, namespace.out)
     if namespace.list:
         print_table(_states(opened))
         return
-    done = run_experiment(opened, _engine(namespace))
+    if namespace.dry_run:
+        show(plan(opened.cells, opened.shape))
+        return
+    done = run_experiment(opened, _engine(namespace, opened))
     if done.results:
         print_side_by_side(done.results, done.compared)
     for path in done.written:
@@ -82,9 +89,9 @@ def run(arguments: Sequence[str]) -> None:
         )
 
 
-def _engine(namespace: Namespace) -> Engine:
+def _engine(namespace: Namespace, experiment: Experiment) -> Engine:
     def estimate(recipe: Recipe) -> int:
-        return 0
+        return memory(recipe, experiment.shape).own
 
     if namespace.engine == "ray":
         return RayEngine(estimate, namespace.ray_address, namespace.jobs, namespace.threads)
