@@ -13,7 +13,7 @@ from toy_run import weights
 
 from sleave import jobs
 from sleave.base.errors import SleaveError
-from sleave.base.files import exclusive
+from sleave.base.files import exclusive, write_json
 from sleave.cli import main
 from sleave.experiment import run as run_module
 from sleave.experiment.run import Finished, open_experiment, run_experiment
@@ -71,13 +71,15 @@ def test_what_is_finished_is_left_alone(folder):
     assert weights(folder / "out" / NAMES[0]) == before
 
 
-def test_a_suite_more_is_measured_and_nothing_trained(folder):
-    (folder / "out" / NAMES[0] / "checkpoint.safetensors").unlink()
-    file = write_experiment(folder / "toy_grid.toml", "toy.toml", suites=["heldout", "audit"])
-    _, tried = run_it(file, folder / "out")
-    assert tried == NAMES
-    assert RunDirectory(folder / "out" / NAMES[0]).audit_file.is_file()
-    assert not (folder / "out" / NAMES[0] / "checkpoint.safetensors").exists()
+def test_what_is_not_measured_is_and_nothing_trained(folder):
+    run = RunDirectory(folder / "out" / NAMES[0])
+    results = run.results()
+    write_json(run.results_file, {name: part for name, part in results.items() if name != "heldout"})
+    run.checkpoint_file.unlink()
+    _, tried = run_it(folder / "toy_grid.toml", folder / "out")
+    assert tried == NAMES[:1]
+    assert run.results()["heldout"]["fingerprint"] == results["heldout"]["fingerprint"]
+    assert not run.checkpoint_file.exists()
 
 
 def test_other_settings_of_the_evaluation_measure_anew(folder):
