@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -173,3 +174,13 @@ def test_without_ray(file, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "sleave experiment: Ray is not installed: pip install 'sleave[ray]'.\n"
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+def test_a_cluster_that_does_not_answer(file, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound and not listening: whoever connects is refused
+        said = finish(start(file, tmp_path / "out", *RAY, "--ray-address", address), 2)
+    assert f"There is no Ray cluster at `{address}`" in said
+    assert "Give the address that `ray status` shows" in said

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -61,8 +63,9 @@ class RayEngine(Engine):
         settings = {"address": self._address} if self._address else {"address": "local", "include_dashboard": False}
         handler = signal.getsignal(signal.SIGTERM)
         try:
+            _check_answers(self._address)
             self._ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise SleaveError(
                 f"There is no Ray cluster at `{self._address}` ({error}). Give the address that `ray status` shows, or "
                 "none, for a cluster of this machine alone."
@@ -132,3 +135,13 @@ class _Placed:
     task: Task
     reference: Any
     began: float
+
+
+def _check_answers(address: str | None) -> None:
+    """Find out whether anything listens at an address; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    if address and (found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address)):
+        socket.create_connection((found[1].strip("[]"), int(found[2])), timeout=10).close()
