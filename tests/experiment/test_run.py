@@ -98,28 +98,26 @@ def test_a_run_more(folder):
 
 
 def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
-    """Its live text is not there; once it is, the run is made."""
-    methods = {"none": {"harvest": {"store": "", "batch_tokens": 7}}}
-    file = make_experiment(tmp_path, methods=methods)
-    text = file.read_text()
-    file.write_text(text.replace('store = ""', f'store = "{tmp_path / "other"}"'))
+    """Its store is damaged; once it is whole, the run is made."""
+    file = make_experiment(tmp_path, methods={"none": {"harvest": {"store": str(tmp_path / "other")}}})
     shutil.copytree(tmp_path / "store", tmp_path / "other")
     experiment = open_experiment(file, tmp_path / "out")
 
     class Breaks(HereEngine):
         def run(self, tasks, tick):
-            shutil.rmtree(tmp_path / "other")  # behind the back of the check
+            (tmp_path / "other" / "manifest.json").write_text("{")  # behind the back of the check
             yield from super().run(tasks, tick)
 
     done = run_experiment(experiment, Breaks())
     assert list(done.failed) == [NAMES[0]]
+    assert "is not valid JSON" in done.failed[NAMES[0]]
     assert len(done.results) == 1
     assert states(tmp_path / "out") == {NAMES[0]: "failed", NAMES[1]: "finished"}
     assert main(["experiment", str(file), "--out", str(tmp_path / "out"), "--list"]) == 0
     listed = capsys.readouterr().out
     assert "failed" in listed
     assert "finished" in listed
-    shutil.copytree(tmp_path / "store", tmp_path / "other")
+    shutil.copytree(tmp_path / "store", tmp_path / "other", dirs_exist_ok=True)
     done, tried = run_it(file, tmp_path / "out")
     assert (tried, done.failed) == ([NAMES[0]], {})
     assert states(tmp_path / "out") == dict.fromkeys(NAMES, "finished")
