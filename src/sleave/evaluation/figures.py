@@ -91,7 +91,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
             Figure("unlearning", "unlearning.headline", ".3f", "higher"),
             Figure("unlearning, CE not limited", "unlearning.published_form", ".3f"),
             Figure("rise of CE then, nats", "unlearning.published_ce_rise", ".3f"),
-            Figure("unlearning by random features", "unlearning.random", ".3f"),
+            Figure("unlearning, best random control", "unlearning.random", ".3f"),
             Figure("topics within limits", "unlearning.topics_ok", ",.0f"),
         ),
         "cost": (

@@ -27,7 +27,8 @@ class L0Controller:
     dy* is the change in a step that takes L0 to its target by half of the run, and what is left then within 10% of it.
     L0 follows the weight over decades, so that u is its logarithm; but that of what is too small to be felt would be
     long on its way back, and so u is linear there. s is the weight at which the sparsity term is a tenth of the batch's
-    variance, the smallest so far: a weight that makes the codes small must not raise its own scale. Adam moves weights
+    variance, the smallest so far: a weight that makes the codes small must not raise its own scale (at most halved in a
+    step: a batch of next to no variance says nothing). Adam moves weights
     by the learning rate, so that the higher it is, the sooner L0 reacts; then the gain must be smaller, and what is
     left can be corrected sooner.
 
@@ -62,8 +63,9 @@ class L0Controller:
         before = y if math.isnan(self._level) else self._level
         self._level = before + (y - before) / SMOOTHING
         self._step += 1
-        if share > 0:
-            self._felt = min(self._felt, FELT * self.weight / share)
+        if 0 < share < math.inf:
+            felt = FELT * self.weight / share
+            self._felt = felt if math.isinf(self._felt) else min(self._felt, max(felt, self._felt / 2))
         if math.isinf(self._felt):  # nothing has fired so far
             return self.weight
         left = max(REACHED * self.steps - self._step, self.horizon)

@@ -99,11 +99,14 @@ def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Te
         SleaveError: see `Stepper.step`.
     """
     control = stepper.controller
-    weight = settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps)
+    if control is None:
+        weight = settings.sparsity.weight * warmup(done.step, settings.sparsity.warmup_steps)
+    else:
+        weight = control.weight
     result = stepper.step(
         x,
         lr=learning_rate(settings.optimizer, done.step, settings.training.steps),
-        sparsity_weight=weight if control is None else control.weight,
+        sparsity_weight=weight,
         constraint_scale=warmup(done.step, getattr(settings.constraint, "warmup_steps", 0)),
         dead=done.since_fired >= settings.training.dead_after_tokens,
     )
