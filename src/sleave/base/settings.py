@@ -98,7 +98,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], words: tuple[str, str] = ("there", "now")
+    before: Mapping[str, Any], now: Mapping[str, Any], *, words: tuple[str, str] = ("there", "now")
 ) -> list[str]:
     """One line per dotted key whose value differs between two nested dictionaries of JSON values.
 
