@@ -2,6 +2,9 @@
 
     python -m benchmarks.results_page              fill them in
     python -m benchmarks.results_page --check      say what would change, and exit with 1 if anything would
+    python -m benchmarks.results_page --collect runs/mi_ortho_grid mi_ortho --command "sleave experiment ..."
+                                                   first put the figures of a folder's finished runs into
+                                                   results/mi_ortho.json, then fill the page in
 
 A block of the page begins with <!-- table: NAME --> and ends with <!-- end -->. results/tables.toml says what the table
 of that name shows:
@@ -12,7 +15,7 @@ of that name shows:
     methods = ["none", "run10"]     # the columns; all when absent
     layers = [13]                   # likewise
     settings = true                 # whether runs whose settings vary are shown (else only those as they are)
-    papers = "mi_ortho"             # rows of results/papers.toml below
+    papers = "mi_ortho"             # rows of results/papers.toml below, whose keys are columns, without their layer
 
 Runs that differ only in their seed are one column: the mean over seeds, with its 95% interval.
 """
@@ -33,6 +36,7 @@ from sleave.base.settings import Settings, parse
 from sleave.evaluation.figures import FIGURES, Figure
 from sleave.evaluation.methods import Method
 from sleave.evaluation.table import markdown_table, written
+from sleave.experiment.collect import write
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -112,12 +116,13 @@ def _cell(figure: Figure, method: Method) -> str:
 
 
 def _papers(paper: str, columns: Mapping[str, Method], folder: Path) -> list[list[str]]:
-    """A row for each figure that a paper reports, under the methods that it reports it of."""
+    """A row for each figure that a paper reports, under the methods that it reports it of, at every layer."""
     reported = read_toml(folder / "papers.toml")
     if paper not in reported:
         raise SleaveError(f"There is no paper `{paper}` in {folder / 'papers.toml'}. {nearest(paper, reported)}")
+    methods = [re.sub(r", layer \d+$", "", column) for column in columns]
     return [
-        [f"*the paper's {row['figure']} ({row['where']})*", *(f"*{row[c]}*" if c in row else "" for c in columns)]
+        [f"*the paper's {row['figure']} ({row['where']})*", *(f"*{row[m]}*" if m in row else "" for m in methods)]
         for row in reported[paper]
     ]
 
@@ -127,7 +132,7 @@ def _made_by(collected: Mapping[str, Any], columns: Mapping[str, Method]) -> str
     counted = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     seed = "seed" if seeds == [1] else "seeds"
     parts = [collected["title"], f"{counted} {seed}", *collected["machines"]]
-    parts += [f"commit {', '.join(collected['commits'])}"]
+    parts += [f"commit {', '.join(collected['commits'])}"] if collected["commits"] else []
     command = f"`{collected['command']}`: " if collected["command"] else ""
     return f"{command}{'; '.join(parts)}."
 
@@ -135,12 +140,23 @@ def _made_by(collected: Mapping[str, Any], columns: Mapping[str, Method]) -> str
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the page is not up to date")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--check", action="store_true", help="change nothing; fail if the page is not up to date")
+    either.add_argument(
+        "--collect", nargs=2, metavar=("RUNS_FOLDER", "NAME"), help="first write NAME.json of an experiment's runs"
+    )
+    parser.add_argument("--command", default="", help="what made those runs, to be told above their tables")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page (default: docs/results.md)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of results (default: results)")
     options = parser.parse_args(argv)
     before = options.page.read_text(encoding="utf-8")
-    after = filled(before, options.results)
+    try:
+        if options.collect:
+            runs, name = options.collect
+            write(runs, options.results / f"{name}.json", options.command)
+        after = filled(before, options.results)
+    except SleaveError as error:
+        parser.error(str(error))
     if not options.check:
         write_text(options.page, after)
         return 0

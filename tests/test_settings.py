@@ -154,3 +154,4 @@ def test_differences():
         "  `gone`: there True, now '(not set)'",
     ]
     assert differences(before, before) == []
+    assert differences({"a": "/there"}, {"a": "now"}, words=("one", "other")) == ["  `a`: one '/there', other 'now'"]

@@ -101,15 +101,23 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any], *, wher
     return parse(Recipe, merged(values, overrides), where=where + (" with its overrides" if overrides else ""))
 
 
-def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `overrides` laid over them, section by section, however deep."""
+def merged(
+    values: Mapping[str, Any], overrides: Mapping[str, Any], kept: Mapping[str, frozenset[str]] = KEPT
+) -> dict[str, Any]:
+    """`values` with `overrides` laid over them, section by section, however deep.
+
+    Args:
+        values: nested.
+        overrides: nested; each of them is in what comes out.
+        kept: what stays of a section whose `kind` they change; all stays of sections that it does not name.
+    """
     result = dict(values)
     for key, value in overrides.items():
         section = result.get(key)
         if not isinstance(value, Mapping) or not isinstance(section, Mapping):
             result[key] = value
-        elif key in KEPT and value.get("kind", section.get("kind")) != section.get("kind"):
-            result[key] = {name: kept for name, kept in section.items() if name in KEPT[key]} | dict(value)
+        elif key in kept and value.get("kind", section.get("kind")) != section.get("kind"):
+            result[key] = {name: stays for name, stays in section.items() if name in kept[key]} | dict(value)
         else:
-            result[key] = merged(section, value)
+            result[key] = merged(section, value, kept)
     return result

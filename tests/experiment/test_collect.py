@@ -13,29 +13,42 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import read_json, write_json
 from sleave.evaluation.compare import compare
 from sleave.evaluation.figures import FIGURES
+from sleave.evaluation.jackknife import interval
 from sleave.evaluation.methods import Method
 from sleave.experiment.collect import collect, write
 from sleave.training.run import RunDirectory
 
+CHANGED = "selective,constraint.weight=0.2/layer_08/seed_0"
+
 
 def results(seed: int = 0, **heldout: Any) -> dict[str, Any]:
-    fvu = 0.3 + 0.01 * seed
-    groups = {"scaled.fvu": [fvu - 0.001, fvu, fvu + 0.001]}
-    part = {"scaled": {"fvu": fvu}, "fingerprint": "f", "groups": groups, **heldout}
+    fvu = 0.3 + 0.0001 * seed
+    groups = {"scaled.fvu": [fvu - 0.001, fvu, fvu + 0.001], "scaled.other": [1.0, 2.0, 3.0]}
+    part = {"scaled": {"fvu": fvu}, "codes": {"l0": 40.0}, "fingerprint": "f", "groups": groups, **heldout}
     return {
         "environment": {"processor": "a machine, 2 cores", "commit": "abc", "packages": {"torch": "2.13"}},
         "training": {"seed": seed, "recipe": "r", "architecture": "relu", "constraint": "none", "steps": 50},
         "heldout": part,
+        "ground_truth": {"status": "ok", "settings": {"a": 3}, "mcc": 0.2, "intervals": {"mcc": [0.1, 0.3]}},
     }
 
 
 def make_experiment(folder: Path) -> Path:
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         make_run(folder / f"none/layer_08/seed_{seed}", results=results(seed), seed=seed)
     changed = {"constraint": {"kind": "selective", "weight": 0.2}}
-    make_run(folder / "selective,constraint.weight=0.2/layer_08/seed_0", results=results(), **changed)
-    write_json(folder / "experiment.json", {"title": "A grid"})
+    make_run(folder / CHANGED, results=other(), **changed)
+    names = [f"none/layer_08/seed_{seed}" for seed in (0, 1, 2)] + [CHANGED]
+    write_json(folder / "experiment.json", {"title": "A grid", "cells": {n: {"status": "finished"} for n in names}})
     return folder
+
+
+def other() -> dict[str, Any]:
+    """Of a method whose documents vary with the baseline's."""
+    found = results(groups={"scaled.fvu": [0.3092, 0.31, 0.3109]}, scaled={"fvu": 0.31}, codes={"l0": 40.0})
+    found["training"] |= {"recipe": "other", "constraint": "selective"}
+    found["ground_truth"] |= {"gain": {"mcc": 0.01}, "gain_intervals": {"mcc": [0.005, 0.015]}}
+    return found
 
 
 def test_what_is_kept(tmp_path):
@@ -46,14 +59,12 @@ def test_what_is_kept(tmp_path):
     assert names == [
         ("none/layer_08/seed_0", "none", 8, 0, {}),
         ("none/layer_08/seed_1", "none", 8, 1, {}),
-        (
-            *("selective,constraint.weight=0.2/layer_08/seed_0", "selective", 8, 0),
-            {"constraint.weight": 0.2},
-        ),
+        ("none/layer_08/seed_2", "none", 8, 2, {}),
+        (CHANGED, "selective", 8, 0, {"constraint.weight": 0.2}),
     ]
     kept = found["runs"][0]["results"]["heldout"]
     assert kept["scaled"]["fvu"] == 0.3
-    assert "groups" not in kept
+    assert kept["groups"] == {"scaled.fvu": [0.299, 0.3, 0.301]}  # of figures that tables show
     assert "histogram" not in json.dumps(found)
 
 
@@ -70,9 +81,35 @@ def test_figures_and_intervals_are_those_of_the_run(tmp_path):
     assert seen > 0
 
 
-def test_what_was_collected_can_be_compared(tmp_path):
-    found = {run["name"]: run["results"] for run in collect(make_experiment(tmp_path))["runs"]}
-    assert [c.method for c in compare(found, ["none/layer_08/seed_0", "none/layer_08/seed_1"])]
+def test_intervals_over_seeds_and_of_differences_are_those_of_the_runs(tmp_path):
+    after = {run["name"]: run["results"] for run in collect(make_experiment(tmp_path))["runs"]}
+    before = {name: RunDirectory(tmp_path / name).results() for name in after}
+    seeds = [Method({n: r for n, r in runs.items() if n != CHANGED}) for runs in (before, after)]
+    low, high = (method.interval("heldout.scaled.fvu") for method in seeds)
+    assert low == pytest.approx(high, rel=1e-9)
+    assert high[1] - high[0] > 0.008  # documents that all seeds share are not averaged out: as wide as of one
+    assert high == pytest.approx(interval(0.3001, [0.2991, 0.3001, 0.3011]), rel=1e-9)
+    (one,), (two,) = compare(before), compare(after)
+    assert (one.status, len(one.differences)) == ("ok", 3)
+    for a, b in zip(one.differences, two.differences, strict=True):
+        assert (a.figure, a.verdict) == (b.figure, b.verdict)
+        assert b.interval == (a.interval and pytest.approx(a.interval, rel=1e-6))
+
+
+def test_runs_that_are_not_of_the_experiment_or_not_measured_are_left_out(tmp_path):
+    file = make_experiment(tmp_path) / "experiment.json"
+    make_run(tmp_path / "stale/layer_08/seed_0", results=results())
+    state = read_json(file)
+    state["cells"][CHANGED]["status"] = "missing"
+    write_json(file, state)
+    assert [run["seed"] for run in collect(tmp_path)["runs"]] == [0, 1, 2]
+    file.unlink()
+    assert len(collect(tmp_path)["runs"]) == 5  # all there are
+
+
+def test_commits_are_of_training_and_of_measuring(tmp_path):
+    make_run(tmp_path / "one", results=results(environment={"commit": "def"}))
+    assert collect(tmp_path)["commits"] == ["abc", "def"]
 
 
 def test_a_status_is_kept(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,6 @@ from sleave.base.errors import SleaveError
 from sleave.experiment.grid import cells
 from sleave.experiment.settings import load_experiment
 from sleave.recipe import Recipe
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +84,22 @@ def test_a_kind_that_changes_begins_from_its_defaults(folder):
     assert found["full/layer_03/seed_5"].constraint.weight != 0.5  # which was meant for `selective`
 
 
+@pytest.mark.parametrize("keys", [("kind", "weight"), ("weight", "kind")])
+def test_a_kind_and_a_weight_vary_in_either_order(folder, keys):
+    values = {"kind": ["full", "selective"], "weight": [0.05, 0.3]}
+    found = grid(folder, grid=[{"methods": ["selective"], "vary": {f"constraint.{key}": values[key] for key in keys}}])
+    kept = {(recipe.constraint.kind, recipe.constraint.weight) for recipe in found.values()}
+    assert kept == {(kind, weight) for kind in values["kind"] for weight in values["weight"]}
+    for name, recipe in found.items():
+        assert f"constraint.weight={recipe.constraint.weight}" in name
+
+
+def test_what_a_method_changes_stays_when_its_kind_varies(folder):
+    methods = {"heavy": {"constraint": {"weight": 0.7}}}
+    found = grid(folder, methods=methods, grid=[{"methods": ["heavy"], "vary": {"constraint.kind": ["full"]}}])
+    assert [(r.constraint.kind, r.constraint.weight) for r in found.values()] == [("full", 0.7)]
+
+
 def test_values_make_names_of_folders(folder):
     vary = {"harvest.store": ["a/b c", "../d"], "optimizer.betas": [[0.9, 0.99]]}
     for name in grid(folder, methods={"none": {}}, grid=[{"methods": ["none"], "vary": vary}]):
@@ -144,6 +159,24 @@ def test_two_runs_of_one_name(folder):
     assert message.startswith("Several runs would be called none,model.name=a_b/layer_03/seed_5. Give such a value")
 
 
+def test_a_value_that_another_replaces(folder):
+    vary = {"constraint.weight": [0.2], "constraint": [{"weight": 0.3}]}
+    message = refused(folder, grid=[{"methods": ["selective"], "vary": vary}])
+    assert "`constraint.weight` = 0.2 comes to nothing, since another key of `vary` replaces it" in message
+
+
+def test_a_value_too_long_for_a_folder(folder):
+    corpus = [[{"kind": "files", "paths": ["a.txt"], "text_field": "x" * 200}]]
+    message = refused(folder, grid=[{"methods": ["none"], "vary": {"corpus": corpus}}])
+    assert re.match(r"A folder's name of 2\d\d bytes is too long \(at most 200\): none,corpus=", message)
+    assert message.endswith("Give such a value in a method of its own.")
+
+
+@pytest.mark.parametrize("name", ["experiment.json", "table.md", "table.csv", "report.html", "logs", "Logs"])
+def test_a_method_is_not_called_like_a_file_of_the_experiment(folder, name):
+    assert "a file of the experiment's own folder; call the method something" in refused(folder, methods={name: {}})
+
+
 def test_missing_recipe(folder):
     file = write_experiment(folder / "grid.toml", "nowhere.toml")
     with pytest.raises(SleaveError, match=r"The experiment's recipe `.*nowhere.toml` does not exist"):
@@ -153,9 +186,3 @@ def test_missing_recipe(folder):
 def test_a_folder_is_no_experiment(folder):
     with pytest.raises(SleaveError, match=r"is a folder. Give one experiment in it"):
         load_experiment(folder)
-
-
-@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.toml")), ids=lambda p: p.stem)
-def test_experiments_that_come_along(file):
-    found = cells(load_experiment(file), file.parent)
-    assert len(found) >= 2

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tiny import make_tiny_model
 
 from sleave.base.errors import SleaveError
+from sleave.cli.screen import print_table
 from sleave.experiment.cost import flops_per_token, harvest_cost, step_flops, training_cost
 from sleave.experiment.grid import Cell, cells
 from sleave.experiment.needs import Sizes, memory, peak_memory
-from sleave.experiment.plan import plan, show
+from sleave.experiment.plan import plan, table
 from sleave.experiment.rates import Rates, calibrate, seconds_per_step
 from sleave.experiment.settings import load_experiment
 from sleave.language.model import HookedModel
@@ -87,7 +88,7 @@ def test_a_harvest():
     recipe = make()
     assert flops_per_token(recipe, SHAPE) == 2 * (2 * 100 + 4 * 10 * 8 / 2)  # two blocks
     cost = harvest_cost(recipe, SHAPE)
-    assert (cost.tokens, cost.chunks) == (1250, 4)
+    assert cost.tokens == 1250
     assert cost.disk == 1250 * (10 * 2 + 3 * 4)
     two = harvest_cost(make(model={"layers": [0, 1]}, harvest={"dtype": "float32"}), SHAPE)
     assert (two.flops, two.disk) == (cost.flops, 1250 * (2 * 10 * 4 + 3 * 4))
@@ -120,12 +121,11 @@ def test_a_plan_adds_up():
     assert found.disk == harvest.disk + sum(run.disk for run in found.runs)
     assert found.memory == peak_memory(make(), SHAPE)
     assert found.seconds == pytest.approx(harvest.seconds + sum(run.seconds for run in found.runs))
-    assert json.loads(json.dumps(found.to_dict()))["total"]["flops"] == found.flops
 
 
 def test_runs_that_differ_in_their_seed_are_one_row(capsys):
     runs = [Cell(f"{m}/layer_01/seed_{s}", make(seed=s, layer=1)) for m in ("none", "other") for s in (0, 1, 2)]
-    show(plan(runs, SHAPE, RATES))
+    print_table(table(plan(runs, SHAPE, RATES)))
     lines = capsys.readouterr().out.splitlines()
     cut = [[cell.strip() for cell in line.split("│")] for line in lines]
     assert [line[1:3] for line in cut if len(line) > 2 and "none" in line[1]] == [["none/layer_01", "3"]]
@@ -180,6 +180,15 @@ def test_no_shape(monkeypatch):
     assert plan([cell], SHAPE, RATES).runs[0].name == "one"
 
 
+def test_a_model_says_its_shape_once(monkeypatch):
+    asked = []
+    monkeypatch.setattr("sleave.experiment.plan.model_shape", lambda model: asked.append(model.revision) or SHAPE)
+    monkeypatch.setattr("sleave.experiment.plan.peak_memory", lambda recipe, shape: 1)
+    runs = [Cell(str(seed), make(seed=seed, model={"revision": r})) for r in ("a", "b") for seed in (0, 1)]
+    plan(runs, rates=RATES)
+    assert asked == ["a", "b"]
+
+
 def test_layers_that_the_model_has_not():
     with pytest.raises(SleaveError, match=r"`model.layers` \(= \[4\]\) must be below 4"):
         plan([Cell("one", make(model={"layers": [4]}))], SHAPE, RATES)
@@ -198,7 +207,7 @@ def test_a_store_says_how_wide_it_is(tmp_path):
 # Memory
 
 KINDS = ("relu", "jumprelu", "gated", "topk", "batch_topk", "matryoshka")
-CONSTRAINTS = ("none", "selective", "full", "mi", "gradient", "temporal", "information")
+CONSTRAINTS = ("none", "selective", "full", "mi", "gradient", "temporal", "information", "decoder")
 
 
 @given(
@@ -251,6 +260,7 @@ def test_memory_of_real_runs(path, kind, took):
 
 @pytest.mark.parametrize(("kind", "took"), [("none", 0.192), ("selective", 0.264), ("full", 0.483)])
 def test_time_of_real_runs(kind, took):
+    """Not a test of how good the estimate is, since its constants were fitted to these very runs: it pins those."""
     rates = Rates(flops=776e9, codes=240e6)  # of that machine with two threads
     estimate = seconds_per_step(load_recipe(QUICKSTART, {"constraint": {"kind": kind}}), 640, rates)
     assert 1 / 1.5 <= estimate / took <= 1.5

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tomli_w
 from benchmarks.results_page import filled, main
+from made_runs import make_run
 
 from sleave.base.errors import SleaveError
 from sleave.base.files import write_json
@@ -67,6 +68,33 @@ def test_settings_that_vary_and_layers(folder):
     assert rows(filled(PAGE, folder))[0][1:] == [
         *("none, layer 8", "none, layer 3", "selective, layer 8", "selective, constraint.weight 0.2, layer 8"),
     ]
+
+
+def test_what_a_paper_reports_stands_at_every_layer(folder):
+    set_table(folder, layers=[], methods=["none", "selective"])
+    papers = {"paper": [{"figure": "speed", "where": "Table 1", "none": 0.3, "selective": 0.12}]}
+    (folder / "papers.toml").write_text(tomli_w.dumps(papers))
+    found = rows(filled(PAGE, folder))
+    assert found[0] == ["", "none, layer 8", "none, layer 3", "selective, layer 8"]
+    assert found[-1] == ["*the paper's speed (Table 1)*", "*0.3*", "*0.3*", "*0.12*"]
+
+
+def test_runs_are_collected_and_shown(folder, tmp_path):
+    (page := tmp_path / "page.md").write_text(PAGE)
+    (folder / "tables.toml").write_text('[grid]\nresults = "new"\nfigures = ["L0", "FVU"]\n')
+    make_run(folder / "runs" / "none" / "layer_08" / "seed_0")
+    arguments = ["--page", str(page), "--results", str(folder)]
+    assert main([*arguments, "--collect", str(folder / "runs"), "new", "--command", "sleave experiment y.toml"]) == 0
+    assert rows(page.read_text())[2:] == [["L0", "40.0"], ["FVU", "0.3000"]]
+    assert "`sleave experiment y.toml`: runs; 1 seed" in page.read_text()
+    assert main([*arguments, "--check"]) == 0
+
+
+def test_a_mistake_is_told_in_words(folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--results", str(folder), "--collect", str(folder / "nowhere"), "new"])
+    assert stopped.value.code == 2
+    assert "There is no run at" in capsys.readouterr().err
 
 
 def test_check_tells_what_would_change(folder, tmp_path, capsys):

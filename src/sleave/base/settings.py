@@ -97,12 +97,20 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line per dotted key whose value differs between two nested dictionaries of JSON values."""
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, words: tuple[str, str] = ("there", "now")
+) -> list[str]:
+    """One line per dotted key whose value differs between two nested dictionaries of JSON values.
+
+    Args:
+        before, now: the two.
+        words: what each is called.
+    """
     old, new = dict(_flat(before)), dict(_flat(now))
+    first, second = words
     absent = "(not set)"
     return [
-        f"  `{key}`: there {old.get(key, absent)!r}, now {new.get(key, absent)!r}"
+        f"  `{key}`: {first} {old.get(key, absent)!r}, {second} {new.get(key, absent)!r}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
     ]

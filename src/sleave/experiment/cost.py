@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 
 from sleave.activations.store import TOKEN_COLUMNS
 from sleave.base.files import torch_dtype
@@ -24,13 +23,11 @@ class HarvestCost:
         tokens: that are read, of both sides of the split.
         flops: operations of the blocks up to the last hooked layer, attention included, embeddings not.
         disk: bytes of the store, 0 without one.
-        chunks: of the store.
     """
 
     tokens: int
     flops: float
     disk: int
-    chunks: int
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,10 @@ def harvest_cost(recipe: Recipe, shape: ModelShape) -> HarvestCost:
     harvest = recipe.harvest
     if harvest.store is None:
         tokens = FIRST_ROWS + _buffer_rows(recipe) + _drawn(recipe)
-        return HarvestCost(tokens, tokens * flops_per_token(recipe, shape), 0, 0)
+        return HarvestCost(tokens, tokens * flops_per_token(recipe, shape), 0)
     tokens = round(harvest.max_tokens / (1 - harvest.heldout_fraction))
     row = len(recipe.model.layers) * shape.d_in * torch_dtype(harvest.dtype).itemsize + FLOAT * len(TOKEN_COLUMNS)
-    chunks = ceil(harvest.max_tokens / harvest.chunk_tokens)
-    return HarvestCost(tokens, tokens * flops_per_token(recipe, shape), tokens * row, chunks)
+    return HarvestCost(tokens, tokens * flops_per_token(recipe, shape), tokens * row)
 
 
 def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:

@@ -11,7 +11,12 @@ from typing import Any
 
 from sleave.base.errors import SleaveError, nearest
 from sleave.experiment.settings import ExperimentSettings, GridSettings
-from sleave.recipe import Recipe, load_recipe, merged
+from sleave.recipe import Recipe, load_recipe, merged, recipe_from
+
+LONGEST = 200  # bytes of a folder's name; most file systems take 255
+
+
+Variant = tuple[str, dict[str, Any], dict[str, Any]]  # a name; what it changes of the recipe; which of that varies
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,8 @@ def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
         folder: where that file is.
 
     Raises:
-        SleaveError: a grid names a method that is not there, two runs would have the same name, or recipes have
-            mistakes, all of which it lists.
+        SleaveError: a grid names a method that is not there, two runs would have the same name, a name would be too
+            long, a value that varies would come to nothing, or recipes have mistakes, all of which it lists.
     """
     path = folder / experiment.recipe
     if not path.is_file():
@@ -46,40 +51,42 @@ def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
     base = load_recipe(path)
     found: dict[str, Cell] = {}
     mistakes: dict[str, str] = {}
-    for name, changes in _changes(experiment, base):
+    for name, changes, varied in _changes(experiment, base):
         try:
             recipe = load_recipe(path, changes)
+            _check_values(recipe, varied)
         except SleaveError as error:
             mistakes.setdefault(str(error), name)
             continue
         found.setdefault(recipe.model_dump_json(), Cell(name, recipe))
     if mistakes:
         raise SleaveError("\n".join(f"Run {name}: {message}" for message, name in mistakes.items()))
-    _refuse_same_names([cell.name for cell in found.values()])
+    _refuse_names([cell.name for cell in found.values()])
     return tuple(found.values())
 
 
-def _changes(experiment: ExperimentSettings, base: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each run of each grid: its name, and what it changes of the recipe."""
+def _changes(experiment: ExperimentSettings, base: Recipe) -> Iterator[Variant]:
+    """Each run of each grid."""
     for grid in experiment.grid:
         layers = grid.layers or experiment.layers or base.model.layers
         for seed, layer in product(grid.seeds or experiment.seeds, layers):
-            for name, changes in _variants(grid, experiment):
+            for name, changes, varied in _variants(grid, experiment):
                 where = {"seed": seed, "layer": layer}
-                yield f"{name}/layer_{layer:02d}/seed_{seed}", merged(changes, where)
+                yield f"{name}/layer_{layer:02d}/seed_{seed}", {**changes, **where}, varied
 
 
-def _variants(grid: GridSettings, experiment: ExperimentSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method of a grid with each combination of what varies: a name, and what it changes of the recipe."""
+def _variants(grid: GridSettings, experiment: ExperimentSettings) -> Iterator[Variant]:
+    """Each method of a grid with each combination of what varies."""
     for method in grid.methods or experiment.methods:
         if method not in experiment.methods:
             raise SleaveError(f"A grid names `{method}`, which is no method. {nearest(method, experiment.methods)}")
         for values in product(*grid.vary.values()):
+            varied = dict(zip(grid.vary, values, strict=True))
             changes: dict[str, Any] = dict(experiment.methods[method])
-            for key, value in zip(grid.vary, values, strict=True):
-                changes = merged(changes, _nested(key, value))
-            varied = [f"{key}={_written(value)}" for key, value in zip(grid.vary, values, strict=True)]
-            yield ",".join([method, *varied]), changes
+            for key, value in varied.items():
+                # A changed `kind` resets its section of the recipe, but not what is changed beside it.
+                changes = merged(changes, _nested(key, value), kept={})
+            yield ",".join([method, *(f"{key}={_written(value)}" for key, value in varied.items())]), changes, varied
 
 
 def _nested(key: str, value: Any) -> Mapping[str, Any]:
@@ -89,12 +96,28 @@ def _nested(key: str, value: Any) -> Mapping[str, Any]:
     return nested
 
 
+def _check_values(recipe: Recipe, varied: Mapping[str, Any]) -> None:
+    """Make sure that a recipe has the values that its name says.
+
+    Raises:
+        SleaveError: another setting that varies replaces one.
+    """
+    for key, value in varied.items():
+        if recipe_from(recipe.to_dict(), _nested(key, value), where=f"`{key}`") != recipe:
+            raise SleaveError(
+                f"`{key}` = {value!r} comes to nothing, since another key of `vary` replaces it. Vary one of the two."
+            )
+
+
 def _written(value: Any) -> str:
     """A value as a part of a folder's name."""
     return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
 
 
-def _refuse_same_names(names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise SleaveError(f"Several runs would be called {', '.join(twice)}. Give such a value in a method of its own.")
+def _refuse_names(names: Sequence[str]) -> None:
+    own = "Give such a value in a method of its own."
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SleaveError(f"Several runs would be called {', '.join(twice)}. {own}")
+    for folder in dict.fromkeys(name.partition("/")[0] for name in names):
+        if (length := len(folder.encode())) > LONGEST:
+            raise SleaveError(f"A folder's name of {length} bytes is too long (at most {LONGEST}): {folder}\n{own}")

@@ -1,5 +1,6 @@
 """What an experiment will take, without running it: tokens, operations, bytes on disk and in memory, and time.
 
+Of all runs, finished or not, since a plan looks only at recipes; a harvest that is there takes nothing.
 All of it follows from the recipes and the shape of the language model. Time is an estimate from rates measured for two
 seconds on the machine at hand, meant to be within a factor of 1.5, and is that of one run after the other.
 """
@@ -7,10 +8,8 @@ seconds on the machine at hand, meant to be within a factor of 1.5, and is that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from sleave.base.errors import SleaveError
@@ -22,8 +21,6 @@ from sleave.language.settings import ModelShape
 from sleave.language.shape import model_shape
 from sleave.recipe import Recipe
 
-__all__ = ["HarvestPlan", "Plan", "RunPlan", "peak_memory", "plan", "show"]
-
 WRITE_IT = """
 Or write its shape into the experiment's file, and the model itself is not needed for a plan:
 
@@ -34,7 +31,7 @@ Or write its shape into the experiment's file, and the model itself is not neede
   vocabulary = 256_000            # tokens"""
 ESTIMATE = (
     "Memory: within about a third. Time: an estimate from rates measured just now, meant to be within a factor of 1.5, "
-    "of one run after the other, without evaluation."
+    "of one run after the other, without evaluation. Runs that are finished count like all others."
 )
 
 
@@ -49,7 +46,6 @@ class HarvestPlan:
         tokens: that are read.
         flops: operations.
         disk: bytes of the store.
-        chunks: of the store.
         seconds: how long it takes, 0 if it is there.
     """
 
@@ -59,7 +55,6 @@ class HarvestPlan:
     tokens: int
     flops: float
     disk: int
-    chunks: int
     seconds: float
 
 
@@ -100,7 +95,7 @@ class Plan:
 
     @property
     def tokens_harvested(self) -> int:
-        """By harvests that are still to be made, and by runs without a store."""
+        """By harvests that are still to be made, and by all runs without a store."""
         return sum(h.tokens for h in self.harvests if not h.there) + sum(r.tokens_harvested for r in self.runs)
 
     @property
@@ -110,7 +105,7 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Operations that are still to be done."""
+        """Operations of harvests that are still to be made, and of all runs."""
         return sum(h.flops for h in self.harvests if not h.there) + sum(r.flops for r in self.runs)
 
     @property
@@ -125,13 +120,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """One after the other."""
+        """Of harvests that are still to be made and of all runs, one after the other."""
         return sum(h.seconds for h in self.harvests) + sum(r.seconds for r in self.runs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values: harvests, runs, and all together."""
-        totals = ("tokens_harvested", "tokens", "flops", "disk", "memory", "seconds")
-        return {**asdict(self), "total": {name: getattr(self, name) for name in totals}}
 
 
 def plan(cells: Sequence[Cell], shape: ModelShape | None = None, rates: Rates | None = None) -> Plan:
@@ -146,12 +136,14 @@ def plan(cells: Sequence[Cell], shape: ModelShape | None = None, rates: Rates | 
         SleaveError: a model's shape is not given, and its config cannot be reached; it has fewer layers than are read;
             or there is no such device here.
     """
-    shapes: dict[str, ModelShape] = {}
+    shapes: dict[tuple[str, str | None], ModelShape] = {}
     harvests: dict[str, HarvestPlan] = {}
     runs = []
     for cell in cells:
-        model = cell.recipe.model
-        found = shapes.setdefault(model.name, shape or _shape(cell.recipe))
+        model = (cell.recipe.model.name, cell.recipe.model.revision)
+        if model not in shapes:  # its config is read once
+            shapes[model] = shape or _shape(cell.recipe)
+        found = shapes[model]
         check_layers(cell.recipe, found)
         if (store := cell.recipe.harvest.store) is not None and store not in harvests:
             harvests[store] = _harvest(cell.recipe, found, rates)
@@ -173,7 +165,7 @@ def _harvest(recipe: Recipe, shape: ModelShape, rates: Rates | None) -> HarvestP
     if not there:
         seconds = harvest_seconds(recipe, shape, cost.tokens, rates or calibrate_model(recipe, shape.d_in))
     where = str(recipe.harvest.store)
-    return HarvestPlan(where, there, recipe.model.layers, cost.tokens, cost.flops, cost.disk, cost.chunks, seconds)
+    return HarvestPlan(where, there, recipe.model.layers, cost.tokens, cost.flops, cost.disk, seconds)
 
 
 def _run(cell: Cell, shape: ModelShape, rates: Rates | None) -> RunPlan:
@@ -190,16 +182,8 @@ def _run(cell: Cell, shape: ModelShape, rates: Rates | None) -> RunPlan:
     return RunPlan(cell.name, cost.tokens, tokens, flops, cost.disk, peak_memory(recipe, shape), seconds)
 
 
-def show(plan: Plan) -> None:
-    """Print a plan as a table: harvests, then runs, those that differ only in their seed as one row; then all."""
-    console = Console()
-    with console.capture() as text:
-        console.print(table(plan))
-    print(text.get(), end="", flush=True)  # not by rich, which ends the process when nobody reads on
-
-
 def table(plan: Plan) -> Table:
-    """See `show`."""
+    """A plan as a table: harvests, then runs, those that differ only in their seed as one row; then all."""
     heads = ("tokens", "FLOPs", "disk", "memory", "time")
     shown = Table(
         Column("", overflow="fold"),

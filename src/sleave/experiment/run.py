@@ -198,10 +198,10 @@ def _stores(todo: Sequence[Cell]) -> list[Recipe]:
     for cell in todo:
         if (store := cell.recipe.harvest.store) is not None:
             first = stores.setdefault(os.path.abspath(store), cell)
-            if lines := differences(_harvest_of(first.recipe), _harvest_of(cell.recipe)):
+            if lines := differences(_harvest_of(first.recipe), _harvest_of(cell.recipe), words=("one", "other")):
                 raise SleaveError(
                     f"Runs {first.name} and {cell.name} want different activations in the same store, `{store}`:\n"
-                    + "\n".join(lines).replace("there", "one").replace("now", "other")
+                    + "\n".join(lines)
                     + "\nGive each method that reads others a `harvest.store` of its own."
                 )
     return [cell.recipe for cell in stores.values()]

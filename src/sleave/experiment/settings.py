@@ -16,6 +16,7 @@ from sleave.language.settings import ModelShape
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+TAKEN = {"experiment.json", "table.md", "table.csv", "report.html", "logs"}  # by what is written about all runs
 OWN_KEYS = {"seed": "seeds", "layer": "layers"}  # what a grid says in words of its own
 
 
@@ -72,6 +73,8 @@ class ExperimentSettings(Settings):
         for name in methods:
             if not NAME.fullmatch(name):
                 raise ValueError(f"a method's name becomes a folder: letters, digits and _ . + - only, not {name!r}")
+            if name.lower() in TAKEN:
+                raise ValueError(f"{name!r} is a file of the experiment's own folder; call the method something else")
         return methods
 
 
