@@ -124,7 +124,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
 
 
 def test_the_command_reports_what_failed_at_the_end(folder, monkeypatch, capsys):
-    def engine(namespace):
+    def engine(namespace, opened):
         class Fails(HereEngine):
             def run(self, tasks, tick):
                 for task in tasks:
