@@ -13,7 +13,7 @@ from sleave.cli.options import Parser
 from sleave.cli.screen import print_side_by_side, print_table
 from sleave.experiment.local import LocalEngine
 from sleave.experiment.needs import memory
-from sleave.experiment.plan import plan, show
+from sleave.experiment.plan import plan, table
 from sleave.experiment.ray import RayEngine
 from sleave.experiment.run import Experiment, open_experiment, run_experiment
 from sleave.experiment.state import last_step
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
         print_table(_states(opened))
         return
     if namespace.dry_run:
-        show(plan(opened.cells, opened.shape))
+        print_table(table(plan(opened.cells, opened.shape)))
         return
     done = run_experiment(opened, _engine(namespace, opened))
     if done.results:
