@@ -242,14 +242,14 @@ def test_a_list_of_too_many_pairs_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_kde_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e6)
+    monkeypatch.setattr("sleave.dependence.scores.free_memory", lambda: 1e6)
     with pytest.raises(SleaveError, match=r"estimate of all pairs of 3 features on 5,000 rows needs about 0\.4"):
         sleave.mutual_information(torch.rand(5000, 3), "kde")
 
 
 def test_what_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = sleave.mutual_information(torch.rand(8, 300))
-    monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e5)
+    monkeypatch.setattr("sleave.dependence.scores.free_memory", lambda: 1e5)
     with pytest.raises(SleaveError, match=r"300 x 300 scores needs about 0.00072 GB of memory, and 0.0001"):
         scores.to_dense()
     with pytest.raises(SleaveError, match="Give fewer rows, or codes of which fewer fire"):

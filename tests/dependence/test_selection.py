@@ -243,6 +243,6 @@ def test_shrinkage_is_exact_where_bf16_would_choose_another_pair():
 
 
 def test_what_needs_all_rows_at_once_says_so(monkeypatch):
-    monkeypatch.setattr("sleave.dependence.scores._free_memory", lambda: 1e3)
+    monkeypatch.setattr("sleave.dependence.scores.free_memory", lambda: 1e3)
     with pytest.raises(SleaveError, match="All the rows at once, densely, needs about"):
         top_pairs(Codes.from_dense(random_codes(0, 30, 12, 1.0)))
