@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from grids import ignore
-from toy_run import run_settings
+from grids import ignore, make_task
 
 from sleave.base.environment import num_cores
 from sleave.base.errors import SleaveError
@@ -31,12 +30,6 @@ PRETEND = "import sys; sys.path[:] = {path!r}; from pretend_worker import main; 
 def pretend(monkeypatch):
     """Workers that do what the names of their tasks say."""
     monkeypatch.setattr(local, "PROGRAM", PRETEND)
-
-
-def make_task(folder: Path, name: str, **changes) -> Task:
-    recipe = run_settings(**changes).model_dump(mode="json", exclude_none=True)
-    recipe |= {"model": {"name": "toy", "layers": [3]}, "corpus": [{"kind": "files", "paths": ["none.txt"]}]}
-    return Task(name, recipe, folder / name, ("heldout",), folder / "logs" / f"{name}.log", 1, folder)
 
 
 def nothing(recipe) -> Memory:
