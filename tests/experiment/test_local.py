@@ -9,15 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from grids import ignore
-from toy_run import run_settings
+import torch
+from grids import ignore, make_task
 
 from sleave.base.environment import num_cores
 from sleave.base.errors import SleaveError
 from sleave.experiment import local, memory
-from sleave.experiment.local import LocalEngine
+from sleave.experiment.local import LocalEngine, jobs_at_once
 from sleave.experiment.memory import Room
+from sleave.experiment.needs import Memory
 from sleave.experiment.work import Outcome, Task
 
 GB = 10**9
@@ -30,14 +32,8 @@ def pretend(monkeypatch):
     monkeypatch.setattr(local, "PROGRAM", PRETEND)
 
 
-def make_task(folder: Path, name: str, **changes) -> Task:
-    recipe = run_settings(**changes).model_dump(mode="json", exclude_none=True)
-    recipe |= {"model": {"name": "toy", "layers": [3]}, "corpus": [{"kind": "files", "paths": ["none.txt"]}]}
-    return Task(name, recipe, folder / name, ("heldout",), folder / "logs" / f"{name}.log", 1, folder)
-
-
-def nothing(recipe) -> int:
-    return 0
+def nothing(recipe) -> Memory:
+    return Memory(0, 0)
 
 
 def run(engine, tasks, tick=ignore) -> dict[str, Outcome]:
@@ -53,6 +49,12 @@ def test_one_that_dies_stops_no_other(pretend, tmp_path):
     assert "was killed by SIGABRT" in outcomes["aborts"].error
     assert outcomes["exits"].error == "Its process ended with status 3 before it could say why."
     assert "no torch here" in (tmp_path / "logs" / "exits.log").read_text()
+
+
+def test_an_answer_that_is_cut_short_is_a_death(pretend, tmp_path):
+    outcomes = run(LocalEngine(nothing, jobs=1), [make_task(tmp_path, name) for name in ("breaks_off", "fine")])
+    assert "was killed (SIGKILL)" in outcomes["breaks_off"].error
+    assert outcomes["fine"].error is None
 
 
 def test_a_long_answer_arrives_whole(pretend, tmp_path):
@@ -71,7 +73,7 @@ def test_no_more_at_once_than_asked_for(pretend, tmp_path, jobs):
 def test_one_always_runs_and_more_only_if_they_fit(pretend, tmp_path):
     most = []
     tasks = [make_task(tmp_path, f"slow/{n}") for n in range(3)]
-    run(LocalEngine(lambda recipe: 10**18, jobs=3), tasks, lambda running: most.append(len(running)))
+    run(LocalEngine(lambda recipe: Memory(10**18, 0), jobs=3), tasks, lambda running: most.append(len(running)))
     assert max(most) == 1
 
 
@@ -90,21 +92,49 @@ def test_room(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "free_memory", lambda: 10 * GB)
     monkeypatch.setattr(memory, "_held", {1: GB, 2: 9 * GB, 3: 0}.get)
     small, large = make_task(tmp_path, "small"), make_task(tmp_path, "large", autoencoder={"d_sae": 64})
-    room = Room(lambda recipe: {12: 4 * GB, 64: 7 * GB}[recipe.autoencoder.d_sae])
+    asked = []
+
+    def estimate(recipe) -> Memory:
+        asked.append(recipe.autoencoder.d_sae)
+        return Memory({12: 4 * GB, 64: 7 * GB}[recipe.autoencoder.d_sae], 2 * GB)
+
+    room = Room(estimate)
     assert room.has_room_for(large, {1: small})
     assert not room.has_room_for(large, {1: small, 3: small})
     assert room.has_room_for(large, {2: small})  # it has all that it will take, and more
     room.learn(small, Outcome("small", None, 1.0, 5 * GB))
+    assert room.need(small) == 4 * GB  # 2 of those 5 may have been mapped rows, which count as free
+    room.learn(small, Outcome("small", None, 1.0, 7 * GB))
     assert room.need(small) == 5 * GB
     assert not room.has_room_for(large, {1: small})
     assert room.need(large) == 7 * GB  # of another kind
     room.learn(small, Outcome("small", None, 1.0, GB))
     assert room.need(small) == 5 * GB
+    assert sorted(asked) == [12, 64]  # once for each task
 
 
-def test_what_a_process_holds():
-    assert memory._held(os.getpid()) > 10_000_000
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no such figures there")
+def test_what_a_process_holds_is_without_files(tmp_path):
+    file = tmp_path / "store"
+    file.write_bytes(bytes(10**8))
+    before = memory._held(os.getpid())
+    mapped = np.memmap(file, np.uint8, "r")
+    assert mapped.sum() == 0
+    assert 10**7 < memory._held(os.getpid()) < before + 5 * 10**7
     assert memory._held(2**31 - 1) == 0
+
+
+def test_as_many_at_once_as_there_is_room_for(monkeypatch):
+    """Of all memory, not of what is free now: the same whenever it is asked for."""
+    monkeypatch.setattr(local, "num_cores", lambda: 8)
+    monkeypatch.setattr(local, "total_memory", lambda: 32 * GB)
+    monkeypatch.setattr(local, "choose_device", torch.device)
+    assert jobs_at_once(GB, {"cpu"}) == 8
+    assert jobs_at_once(GB, {"cpu"}, threads=3) == 2
+    assert jobs_at_once(10 * GB, {"cpu"}) == 3
+    assert jobs_at_once(100 * GB, {"cpu"}) == 1
+    assert jobs_at_once(GB, {"cpu", "cuda:1"}) == 1
+    assert LocalEngine(nothing, jobs_at_once(10 * GB, {"cpu"})).threads(9) == 2
 
 
 def test_cores_are_shared_out():

@@ -19,7 +19,7 @@ from sleave.base.errors import SleaveError
 from sleave.cli.screen import print_table
 from sleave.experiment.cost import flops_per_token, harvest_cost, step_flops, training_cost
 from sleave.experiment.grid import Cell, cells
-from sleave.experiment.needs import Sizes, memory, peak_memory
+from sleave.experiment.needs import Sizes, devices, memory, peak_memory, task_memory
 from sleave.experiment.plan import plan, table
 from sleave.experiment.rates import Rates, calibrate, seconds_per_step
 from sleave.experiment.settings import load_experiment
@@ -256,6 +256,37 @@ def test_memory_of_real_runs(path, kind, took):
     recipe = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"store": "/nowhere"})})
     shape = ModelShape(d_in=640, num_layers=18, block_parameters=5_572_608, vocabulary=262_144)
     assert 0.9 <= peak_memory(recipe, shape) / (took * 1e9) <= 1.3
+
+
+# What `sleave evaluate` took in a process of its own, suite by suite, of the run that `make demo` trains. GB.
+@pytest.mark.parametrize(
+    ("suite", "took"), [("heldout", 1.24), ("audit", 1.43), ("probing", 1.40), ("fidelity", 2.92), ("all", 2.92)]
+)
+def test_memory_of_measuring_real_runs(suite, took):
+    """Counted is the worse of training and measuring."""
+    recipe = load_recipe(QUICKSTART)
+    recipe = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"store": "/nowhere"})})
+    shape = ModelShape(d_in=640, num_layers=18, block_parameters=5_572_608, vocabulary=262_144)
+    found = task_memory(recipe, (suite,), shape)
+    assert found.peak / (took * 1e9) >= 0.9
+    assert found.own >= memory(recipe, shape).own
+    assert found.own <= 1.3 * max(took * 1e9, memory(recipe, shape).own) or suite == "probing"
+
+
+def test_without_a_suite_that_needs_it_nothing_is_asked_of_the_model(tmp_path):
+    from toy_run import make_recipe
+
+    recipe = load_recipe(make_recipe(tmp_path))  # its model does not exist
+    assert task_memory(recipe, ("heldout", "audit")).own >= memory(recipe).own
+    with pytest.raises(SleaveError, match="toy"):
+        task_memory(recipe, ("heldout", "fidelity"))
+
+
+def test_devices_that_are_computed_on():
+    on_both = {"training": {"device": "cpu"}, "model": {"device": "cuda"}}
+    assert devices(make(**on_both), ("heldout",)) == {"cpu"}
+    assert devices(make(**on_both), ("heldout", "probing")) == {"cpu", "cuda"}
+    assert devices(make(**on_both, harvest={"store": None}), ("heldout",)) == {"cpu", "cuda"}
 
 
 @pytest.mark.parametrize(("kind", "took"), [("none", 0.192), ("selective", 0.264), ("full", 0.483)])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomli_w
 from grids import HereEngine, make_experiment, write_experiment
 from small import make_material, write_recipe
 from toy_run import weights
@@ -18,6 +22,11 @@ from sleave.cli import main
 from sleave.experiment import run as run_module
 from sleave.experiment.run import Finished, open_experiment, run_experiment
 from sleave.experiment.state import last_step
+from sleave.experiment.work import Task, attempt
+from sleave.jobs import evaluation
+from sleave.jobs.families import FAMILIES
+from sleave.recipe import merged
+from sleave.training import loop
 from sleave.training.run import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +99,72 @@ def test_other_settings_of_the_evaluation_measure_anew(folder):
     assert results["heldout"]["settings"]["groups"] == 3
 
 
+def test_a_setting_taken_back_to_none_measures_anew(folder):
+    """As TOML has it, what is None is not there; in the run's config it still is."""
+    asked = {"evaluation": {"unlearning": {"multiple_choice": {"forget": ["a.jsonl"], "retain": ["b.jsonl"]}}}}
+    run = RunDirectory(folder / "out" / NAMES[0])
+    run.config_file.write_text(tomli_w.dumps(merged(run.config(), asked)))
+    (cell, _) = open_experiment(folder / "toy_grid.toml", folder / "out").cells
+    seen = []
+
+    def measure(subject):
+        seen.append(subject.recipe.evaluation.unlearning.multiple_choice)
+        return {"status": "ok"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        families = {"unlearning": replace(FAMILIES["unlearning"], measure=measure)}
+        patch.setattr(evaluation, "FAMILIES", families)
+        settings = cell.recipe.evaluation
+        task = Task(cell.name, cell.recipe.to_dict(), run.path, ("unlearning",), folder / "log", 1, folder)
+        assert attempt(task) is None
+        assert evaluation.unmeasured(run, "unlearning", cell.recipe) == ()
+    assert seen == [settings.unlearning.multiple_choice] == [None]
+
+
+@pytest.mark.parametrize("status", ["no_store", "not_installed"])
+def test_what_cannot_be_measured_here_is_not_tried_each_time(folder, monkeypatch, status):
+    """The same at the end, in the list and when the command is given again; once it can be measured, it is."""
+    possible = []
+    family = replace(
+        FAMILIES["probing"],
+        measure=lambda subject: {"status": "ok" if possible else status, "why": "A reason."},
+        possible=lambda recipe: bool(possible),
+    )
+    monkeypatch.setattr(evaluation, "FAMILIES", {**FAMILIES, "probing": family})
+    file = write_experiment(folder / "toy_grid.toml", "toy.toml", suites=["heldout", "probing"])
+    assert run_it(file, folder / "out")[1] == NAMES
+    assert states(folder / "out") == dict.fromkeys(NAMES, "finished")
+    assert open_experiment(file, folder / "out").record().named("finished") == NAMES
+    assert run_it(file, folder / "out")[1] == []
+    possible.append(True)
+    assert open_experiment(file, folder / "out").record().named("missing") == NAMES
+    assert run_it(file, folder / "out")[1] == NAMES
+    assert run_it(file, folder / "out")[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_in_the_last_step_comes_before_measuring(made, tmp_path, monkeypatch, number):
+    """Training is then done and ends as it always does, with the signal in its hands."""
+    (cell, _) = open_experiment(made / "toy_grid.toml", tmp_path).cells
+    task = Task(cell.name, cell.recipe.to_dict(), tmp_path / "run", ("heldout",), tmp_path / "log", 1, tmp_path)
+    write = loop.write_checkpoint
+
+    def stopped_in_the_last_step(file, stepper, source, done):
+        if done.step == cell.recipe.training.steps:
+            os.kill(os.getpid(), number)
+        write(file, stepper, source, done)
+
+    monkeypatch.setattr(loop, "write_checkpoint", stopped_in_the_last_step)
+    former = signal.getsignal(signal.SIGTERM)
+    assert "It was stopped; what it had is saved" in attempt(task)
+    assert signal.getsignal(signal.SIGTERM) is former
+    run = RunDirectory(task.out)
+    assert run.finished
+    assert "heldout" not in run.results()
+    assert attempt(task) is None
+    assert "heldout" in run.results()
+
+
 def test_a_run_more(folder):
     write_experiment(folder / "toy_grid.toml", "toy.toml", seeds=[5, 6])
     done, tried = run_it(folder / "toy_grid.toml", folder / "out")
@@ -124,7 +199,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again(tmp_path, capsys):
 
 
 def test_the_command_reports_what_failed_at_the_end(folder, monkeypatch, capsys):
-    def engine(namespace, opened):
+    def engine(namespace, experiment):
         class Fails(HereEngine):
             def run(self, tasks, tick):
                 for task in tasks:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from toy_run import make_recipe
+from toy_run import make_recipe, run_settings
 
 from sleave.experiment.work import Engine, Outcome, Task, Tick, attempt
 from sleave.recipe import merged
@@ -31,6 +31,14 @@ def write_experiment(path: Path, recipe: str, **changes: Any) -> Path:
     values: dict[str, Any] = {"title": "A toy", "recipe": recipe, "seeds": [5], "layers": [3], "methods": METHODS}
     path.write_text(tomli_w.dumps(merged(values, changes)), encoding="utf-8")
     return path
+
+
+def make_task(folder: Path, name: str, threads: int = 1, **changes: Any) -> Task:
+    """A task for workers that only pretend: its model and text do not exist."""
+    recipe = run_settings(**changes).model_dump(mode="json", exclude_none=True)
+    recipe |= {"model": {"name": "toy", "layers": [3]}, "corpus": [{"kind": "files", "paths": ["none.txt"]}]}
+    recipe["harvest"] = {"store": "/nowhere"}
+    return Task(name, recipe, folder / name, ("heldout",), folder / "logs" / f"{name}.log", threads, folder)
 
 
 class HereEngine(Engine):

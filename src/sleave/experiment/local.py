@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import IO
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from sleave.base.environment import num_cores
+from sleave.base.device import choose_device
+from sleave.base.environment import num_cores, total_memory
 from sleave.base.progress import say
 from sleave.experiment.memory import Estimate, Room
 from sleave.experiment.work import Engine, Outcome, Task, Tick, check_at_least_one
@@ -25,14 +26,33 @@ PROGRAM = "import sys; sys.path[:] = {path!r}; from sleave.experiment.worker imp
 TICK = 1.0  # seconds
 
 
+def jobs_at_once(most: int, devices: Collection[str], threads: int | None = None) -> int:
+    """How many runs this machine can make at once: always the same, whatever else it does now.
+
+    That must be, since it decides how many cores each run gets, and those its weights, to the last bit.
+
+    Args:
+        most: bytes of memory that the largest run takes.
+        devices: settings of all devices that runs compute on. With a GPU among them one runs at a time: nothing here
+            knows how much of the GPU's memory each would take.
+        threads: how many cores each run may use, if that is given.
+
+    Raises:
+        SleaveError: there is no such device here.
+    """
+    if any(choose_device(device).type == "cuda" for device in devices):
+        return 1
+    return max(1, min(num_cores() // (threads or 1), total_memory() // most))
+
+
 class LocalEngine(Engine):
     """As many runs at once as there are cores and memory for, each in a process of its own."""
 
     def __init__(self, estimate: Estimate, jobs: int | None = None, threads: int | None = None) -> None:
         """
         Args:
-            estimate: the most memory that a recipe's run will hold, in bytes. One always runs, whatever it needs.
-            jobs: how many runs at once, at most; by default as many as there are cores.
+            estimate: the most memory that a recipe's run will hold. One always runs, whatever it needs.
+            jobs: how many runs at once, at most; by default as many as there are cores. See `jobs_at_once`.
             threads: how many cores each run may use; by default the cores shared out among the runs at once.
 
         Raises:
@@ -109,7 +129,7 @@ class _Process:
         """What it answered, or how it died."""
         answer = self.answer.read()
         status = self._end()
-        if answer:
+        with suppress(ValidationError):  # nothing, or cut short: it died
             return TypeAdapter(Outcome).validate_json(answer)
         return Outcome(self.task.name, _death(status), time.perf_counter() - self._began)
 

@@ -1,12 +1,14 @@
-"""How much memory a training run will take, from its recipe alone.
+"""How much memory a run will take, from its recipe alone, and where it computes.
 
-What is counted is what the process holds at once, in the worst of three moments: when the autoencoder is initialised,
-in the middle of a step, and while a checkpoint is written. The numbers of bytes for each code, entry and pair are what
-training was seen to take (tests/experiment/test_plan.py holds them against real runs).
+What is counted of training is what the process holds at once, in the worst of three moments: when the autoencoder is
+initialised, in the middle of a step, and while a checkpoint is written. The numbers of bytes for each code, entry and
+pair are what training was seen to take (tests/experiment/test_plan.py holds them against real runs). What measuring
+takes is a cruder estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import expm1
 from pathlib import Path
@@ -17,6 +19,8 @@ from sleave.autoencoder.settings import MatryoshkaSettings, TopKSettings
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
 from sleave.codes.largest import NUMBERS
+from sleave.jobs.evaluation import families_of
+from sleave.language.losses import POSITIONS
 from sleave.language.settings import ModelShape
 from sleave.language.shape import model_shape
 from sleave.penalties.decoder import TILE
@@ -35,6 +39,11 @@ ENTRY = 80.0  # for each code that fires: value, gradient, row, feature, both or
 CORRELATED = 40.0  # for each pair that fires together, while its correlation is computed
 INFORMED = 96.0  # while its mutual information is
 CHOSEN = 150.0  # for each chosen pair: both of its features' lists of neighbours
+
+MEASURED = 400_000_000  # bytes that measuring held-out rows takes, however many features and rows there are
+MATRICES = 8  # of float32 and d_sae x d_sae, that it holds at once
+LOGITS = 6  # times float32 logits of some positions: what splicing in holds, the most of what reads the language model
+OF_MODEL = frozenset({"fidelity", "probing", "absorption", "unlearning"})  # suites that load it
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,39 @@ def memory(recipe: Recipe, shape: ModelShape | None = None) -> Memory:
     item = torch_dtype(there.dtype if there is not None else recipe.harvest.dtype).itemsize
     # One row brings its neighbours on the disk with it: sooner or later all rows are mapped.
     return Memory(round(own + buffer), rows * d_in * item)
+
+
+def task_memory(recipe: Recipe, suites: Sequence[str], shape: ModelShape | None = None) -> Memory:
+    """What a process takes that trains a recipe's run and measures it, at the worse of the two: an estimate.
+
+    Args:
+        recipe: of one run.
+        suites: what is measured; see `jobs.evaluate`.
+        shape: of the language model; by default its config's, if a suite needs it.
+
+    Raises:
+        SleaveError: there is no such suite, or nothing says how large the language model or the activations are.
+    """
+    families = families_of(suites)
+    if shape is None and not OF_MODEL.isdisjoint(families):
+        shape = model_shape(recipe.model)
+    training = memory(recipe, shape)
+    d_sae = recipe.autoencoder.d_sae
+    measuring = BASE + MEASURED + FLOAT * d_sae * (MATRICES * d_sae + recipe.evaluation.max_rows)
+    if shape is not None and not OF_MODEL.isdisjoint(families):
+        reading = BASE + _language_model(recipe, shape) + FLOAT * LOGITS * POSITIONS * shape.vocabulary
+        measuring = max(measuring, round(reading))
+    return Memory(max(training.own, measuring), training.mapped)
+
+
+def devices(recipe: Recipe, suites: Sequence[str]) -> frozenset[str]:
+    """The settings of the devices that training a run and measuring it compute on.
+
+    Raises:
+        SleaveError: there is no such suite.
+    """
+    reads = recipe.harvest.store is None or not OF_MODEL.isdisjoint(families_of(suites))
+    return frozenset({recipe.training.device} | ({recipe.model.device} if reads else set()))
 
 
 def stored(recipe: Recipe) -> Manifest | None:

@@ -51,7 +51,7 @@ class _Far:
         from an earlier step."""
         steps, measured = min(last_step(self._run), self._steps), 0
         if self._run.finished:
-            measured = self._all - len(unmeasured(self._run, self._suites, self._cell.recipe.evaluation))
+            measured = self._all - len(unmeasured(self._run, self._suites, self._cell.recipe))
         return max(self.done, min(steps + measured * self._measuring, self.total - 1))
 
 

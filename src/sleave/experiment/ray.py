@@ -16,8 +16,10 @@ from typing import Any
 
 from sleave.base.errors import SleaveError
 from sleave.base.progress import say
-from sleave.experiment.memory import Estimate, Room
+from sleave.experiment.memory import Estimate
+from sleave.experiment.needs import devices
 from sleave.experiment.work import Engine, Outcome, Task, Tick, check_at_least_one, work
+from sleave.recipe import Recipe
 
 TICK = 1.0  # seconds
 
@@ -35,9 +37,10 @@ class RayEngine(Engine):
         """Nothing is started or reached before it is needed.
 
         Args:
-            estimate: the most memory that a recipe's run will hold, in bytes.
+            estimate: the most memory that a recipe's run will hold.
             address: of the cluster; by default that in RAY_ADDRESS, and without it one is started on this machine.
-            jobs: how many runs at once, at most.
+            jobs: how many runs at once, at most; by default as many as the cluster's machines have cores and GPUs for
+                now. Give more where the cluster grows with what is asked of it.
             threads: how many cores each run may use; by default those of the cluster shared out among the runs.
 
         Raises:
@@ -64,7 +67,8 @@ class RayEngine(Engine):
         handler = signal.getsignal(signal.SIGTERM)
         try:
             _check_answers(self._address)
-            self._ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
+            if not self._ray.is_initialized():  # by an earlier engine, or by the caller
+                self._ray.init(**settings, logging_level=logging.ERROR, log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise SleaveError(
                 f"There is no Ray cluster at `{self._address}` ({error}). Give the address that `ray status` shows, or "
@@ -82,10 +86,11 @@ class RayEngine(Engine):
     def run(self, tasks: Sequence[Task], tick: Tick) -> Generator[Outcome, None, None]:
         """See `Engine`."""
         waiting = list(tasks)
+        most = self._jobs or self._at_once(tasks)
         running: dict[Future[Outcome], _Placed] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < (self._jobs or len(tasks)):
+                while waiting and len(running) < most:
                     placed = self._place(waiting.pop(0))
                     running[placed.reference.future()] = placed
                 tick([placed.task.name for placed in running.values()])
@@ -95,12 +100,31 @@ class RayEngine(Engine):
         finally:
             self._stop(running)
 
-    def _place(self, task: Task) -> _Placed:
-        """Hand it to Ray. Some machine must have what is asked for, or it would wait for ever."""
+    def _at_once(self, tasks: Sequence[Task]) -> int:
+        """For how many of some tasks there are cores and GPUs; Ray itself would queue any number of them."""
+        least = [min(asked[what] for asked in map(self._asked, tasks)) for what in ("num_cpus", "num_gpus")]
+        room = [
+            min(int(machine.get(name, 0) // one) for name, one in zip(("CPU", "GPU"), least, strict=True) if one)
+            for machine in self._machines
+        ]
+        return max(1, sum(room))
+
+    def _asked(self, task: Task) -> dict[str, float]:
+        """What a task needs of its machine. Some machine must have it, or it would wait for ever."""
+        recipe = Recipe.model_validate(task.recipe)
         most = max(machine.get("memory", 0) for machine in self._machines)
+        gpus = any(machine.get("GPU", 0) for machine in self._machines)
+        # Without asking for one, it would see no GPU.
+        wanted = any(
+            device.startswith("cuda") or (gpus and device == "auto") for device in devices(recipe, task.suites)
+        )
+        memory = min(self._estimate(recipe).own, int(most))
+        return {"num_cpus": task.threads, "num_gpus": int(wanted), "memory": memory}
+
+    def _place(self, task: Task) -> _Placed:
+        """Hand it to Ray."""
         asked = {
-            "num_cpus": task.threads,
-            "memory": min(Room(self._estimate).need(task), int(most)),
+            **self._asked(task),
             "max_retries": 0,  # what was killed is reported; the same command goes on from its checkpoint
             "max_calls": 1,  # a process of its own
             "name": task.name,

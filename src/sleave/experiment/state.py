@@ -96,7 +96,7 @@ def _former(file: Path) -> Mapping[str, State]:
 
 def _state(cell: Cell, out: Path, suites: Sequence[str], before: State) -> State:
     run = RunDirectory(out / cell.name)
-    missing = unmeasured(run, suites, cell.recipe.evaluation)
+    missing = unmeasured(run, suites, cell.recipe)
     if run.finished and not missing:
         return State("finished", None, before.seconds)
     return before if before.status == "failed" else State()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class Outcome:
         name: of the task.
         error: why it failed, in a sentence or two; None if it is finished.
         seconds: how long it took.
-        peak_memory: the most memory that its process held, in bytes; 0 if that is not known.
+        peak_memory: the most of its machine's memory that its process held, in bytes; 0 if that is not known.
     """
 
     name: str
@@ -103,11 +105,11 @@ def work(task: Task) -> Outcome:
 
     import torch
 
-    from sleave.base.environment import peak_memory
+    from sleave.base.environment import peak_resident
 
     torch.set_num_threads(task.threads)
     error = attempt(task)
-    return Outcome(task.name, error, time.perf_counter() - began, peak_memory())
+    return Outcome(task.name, error, time.perf_counter() - began, peak_resident())
 
 
 def attempt(task: Task) -> str | None:
@@ -118,10 +120,12 @@ def attempt(task: Task) -> str | None:
 
     stopped = "It was stopped; what it had is saved, and the same command goes on."
     try:
-        with raised_on_sigterm(stopped):
+        with raised_on_sigterm(stopped), _asked_to_stop() as asked:
             recipe = Recipe.model_validate(task.recipe)
             (run,) = jobs.train(recipe, task.out)
-            jobs.evaluate(run, suite=task.suites, settings=recipe.evaluation.model_dump(mode="json", exclude_none=True))
+            if asked():  # in the last step, after which training ends as it always does
+                return stopped
+            jobs.evaluate(run, suite=task.suites, settings=recipe.evaluation.model_dump(mode="json"))
     except SleaveError as error:
         return str(error)
     except (Interrupted, KeyboardInterrupt):
@@ -130,6 +134,28 @@ def attempt(task: Task) -> str | None:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
     return None
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Gives what tells whether SIGINT or SIGTERM came within the block, whoever handled it then."""
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    came = set[int]()
+
+    def asked() -> bool:
+        with suppress(BlockingIOError):
+            came.update(os.read(reading, 4096))
+        return not came.isdisjoint((signal.SIGINT, signal.SIGTERM))
+
+    former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield asked
+    finally:
+        signal.set_wakeup_fd(former)
+        os.close(reading)
+        os.close(writing)
 
 
 def _print_to(log: Path) -> None:

@@ -11,7 +11,7 @@ from sleave.base.environment import environment
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import say
 from sleave.jobs.families import FAMILIES, Subject
-from sleave.recipe import EvaluationSettings, recipe_from
+from sleave.recipe import Recipe, recipe_from
 from sleave.training.run import RunDirectory
 
 ALL = "all"
@@ -28,8 +28,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a finished run on text that training never saw, and keep the results in its results.json.
 
-    A part that is there already, measured with the same settings, is kept, unless it only says what was missing then.
-    Each is written as soon as it is known.
+    A part that is there already, measured with the same settings, is kept, unless it only says what was missing then,
+    and that is there now. Each is written as soon as it is known.
 
     Args:
         run: the run, or the path of its directory.
@@ -50,7 +50,7 @@ def evaluate(
     overrides = {"evaluation": dict(settings or {})} | ({"harvest": {"store": store}} if store else {})
     recipe = recipe_from(config, overrides, where=f"`{run.config_file}`")
     subject = Subject(run, recipe)
-    for name in names if again else unmeasured(run, names, recipe.evaluation):
+    for name in names if again else unmeasured(run, names, recipe):
         family = FAMILIES[name]
         began = time.perf_counter()
         found = family.measure(subject)
@@ -62,20 +62,27 @@ def evaluate(
     return run.results()
 
 
-def unmeasured(run: RunDirectory, suite: str | Sequence[str], settings: EvaluationSettings) -> tuple[str, ...]:
-    """Families of a suite that a run's results do not have yet, measured with these settings.
+def unmeasured(run: RunDirectory, suite: str | Sequence[str], recipe: Recipe) -> tuple[str, ...]:
+    """Families of a suite that a run's results do not have yet, as far as they can be measured here.
+
+    Args:
+        run: the run.
+        suite: see `evaluate`.
+        recipe: with the settings that they are to be measured with.
 
     Raises:
         SleaveError: there is no such family, or results.json is damaged.
     """
     names = families_of(suite)
-    return tuple(name for name in names if not _is_there(run, name, FAMILIES[name].settings(settings)))
+    return tuple(name for name in names if not _is_there(run, name, recipe))
 
 
-def _is_there(run: RunDirectory, name: str, asked: Mapping[str, Any]) -> bool:
+def _is_there(run: RunDirectory, name: str, recipe: Recipe) -> bool:
     there = run.results().get(name)
-    if there is None or there.get("settings") != asked or there.get("status") in CURABLE:
+    if there is None or there.get("settings") != FAMILIES[name].settings(recipe.evaluation):
         return False
+    if there.get("status") in CURABLE:
+        return not FAMILIES[name].possible(recipe)
     return name != "audit" or run.audit_file.is_file()
 
 

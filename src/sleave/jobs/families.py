@@ -140,12 +140,14 @@ class Family:
         says: what it measures, in a line.
         settings: what decides its result, as JSON has it: a part measured with other settings is measured anew.
         measure: what goes into results.json; `status` is "ok" or says why there are no figures, `why` explains it.
+        possible: whether the packages and the store are there that it needs.
     """
 
     title: str
     says: str
     settings: Callable[[EvaluationSettings], dict[str, Any]]
     measure: Callable[[Subject], dict[str, Any]]
+    possible: Callable[[Recipe], bool] = lambda recipe: True
 
 
 def _heldout(subject: Subject) -> dict[str, Any]:
@@ -253,6 +255,18 @@ def _audit(subject: Subject) -> dict[str, Any]:
     return {"status": "ok", **asdict(found.summary)}
 
 
+def _has_probes(recipe: Recipe) -> bool:
+    from sleave.behaviour.probes import installed
+
+    return installed()
+
+
+def _has_synthetic_models(recipe: Recipe) -> bool:
+    from sleave.ground_truth.world import installed
+
+    return installed()
+
+
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "heldout": Family(
@@ -266,6 +280,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "the most entangled pairs of features, near-duplicates and suspects, with texts, in audit.json",
             lambda settings: settings.model_dump(mode="json", include={"max_rows"}),
             _audit,
+            lambda recipe: recipe.harvest.store is not None,
         ),
         "fidelity": Family(
             "fidelity",
@@ -278,24 +293,28 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             "how well one, two or five features tell a passage's topic",
             lambda settings: settings.model_dump(mode="json", include={"probing", "passages"}),
             _probing,
+            _has_probes,
         ),
         "absorption": Family(
             "absorption",
             "how often features of a word's first letter are silent because another stands in",
             lambda settings: settings.absorption.model_dump(mode="json"),
             _absorption,
+            _has_probes,
         ),
         "ground_truth": Family(
             "known features",
             "how well the same architecture and constraint find synthetic features that are known",
             lambda settings: settings.ground_truth.model_dump(mode="json"),
             _ground_truth,
+            _has_synthetic_models,
         ),
         "unlearning": Family(
             "unlearning",
             "how well clamping features takes a topic from the model's answers, within limits on what it costs",
             lambda settings: settings.model_dump(mode="json", include={"unlearning", "passages"}),
             _unlearning,
+            _has_probes,
         ),
     }
 )

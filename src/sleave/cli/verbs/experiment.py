@@ -11,13 +11,13 @@ from sleave.base.errors import SleaveError
 from sleave.base.progress import say
 from sleave.cli.options import Parser
 from sleave.cli.screen import print_side_by_side, print_table
-from sleave.experiment.local import LocalEngine
-from sleave.experiment.needs import memory
+from sleave.experiment.local import LocalEngine, jobs_at_once
+from sleave.experiment.needs import Memory, devices, task_memory
 from sleave.experiment.plan import plan, table
 from sleave.experiment.ray import RayEngine
 from sleave.experiment.run import Experiment, open_experiment, run_experiment
 from sleave.experiment.state import last_step
-from sleave.experiment.work import Engine
+from sleave.experiment.work import Engine, check_at_least_one
 from sleave.recipe import Recipe
 
 ENGINES = ("local", "ray")
@@ -49,11 +49,14 @@ FILE names a recipe and what changes of it:
 DIR gets a run directory for each, METHOD/layer_NN/seed_N, what each printed (logs/), experiment.json (what is finished,
 what failed and why), table.md, table.csv and report.html. A run that fails stops no other; it is reported at the end.
 The same command goes on: finished runs are reused, unfinished ones go on from their checkpoints, failed ones are tried
-again. Ctrl-C saves every run first. A run's weights depend on how many threads it has, so give the same --jobs again.
+again. Ctrl-C saves every run first. What cannot be measured here, for want of a package, does not keep a run from being
+finished; the same command measures it once it can. A run's weights depend on how many threads it has, so give the same
+--jobs again.
 
-  --engine local   in processes of this machine, as many at once as its cores and its free memory allow
+  --engine local   in processes of this machine, as many at once as its cores and its memory allow (never more than
+                   fit beside all else that runs there), and on a GPU one: --jobs 2 if it has the memory for two
   --engine ray     as tasks of a Ray cluster (pip install 'sleave[ray]'). DIR, the activations and the model must be on
-                   a file system that all its machines see at the same path
+                   a file system that all its machines see at the same path; a run that can use a GPU asks for one
 """
 
 
@@ -63,7 +66,12 @@ def run(arguments: Sequence[str]) -> None:
     parser.add_argument("file", metavar="FILE", help="the experiment, a TOML file; see experiments/")
     parser.add_argument("--out", metavar="DIR", help="its folder (default: runs/NAME, after the file)")
     parser.add_argument("--engine", default="local", choices=ENGINES, help="where runs are made (now: %(default)s)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once, at most (default: as many as cores)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at once, at most (default: as many as there are cores and memory for; on a GPU, one)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="cores of each run (default: all, shared out)")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="the cluster (default: RAY_ADDRESS, or a local one)")
     parser.add_argument("--list", action="store_true", help="only show the runs, and how far each is")
@@ -90,12 +98,18 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _engine(namespace: Namespace, experiment: Experiment) -> Engine:
-    def estimate(recipe: Recipe) -> int:
-        return memory(recipe, experiment.shape).own
+    def estimate(recipe: Recipe) -> Memory:
+        return task_memory(recipe, experiment.suites, experiment.shape)
 
+    jobs, threads = namespace.jobs, namespace.threads
+    check_at_least_one({"--jobs": jobs, "--threads": threads})
     if namespace.engine == "ray":
-        return RayEngine(estimate, namespace.ray_address, namespace.jobs, namespace.threads)
-    return LocalEngine(estimate, namespace.jobs, namespace.threads)
+        return RayEngine(estimate, namespace.ray_address, jobs, threads)
+    if jobs is None:
+        recipes = [cell.recipe for cell in experiment.cells]
+        used = set().union(*(devices(recipe, experiment.suites) for recipe in recipes))
+        jobs = jobs_at_once(max(estimate(recipe).own for recipe in recipes), used, threads)
+    return LocalEngine(estimate, jobs, threads)
 
 
 def _states(experiment: Experiment) -> Table:
