@@ -45,10 +45,11 @@ def test_a_second_engine_in_one_process_shares_the_cluster(monkeypatch):
     assert sys.modules["ray"].begun == 1
 
 
-def test_as_many_tasks_as_there_are_cores_for(monkeypatch, tmp_path):
+def test_as_many_tasks_as_there_is_room_for(monkeypatch, tmp_path):
     machines = [{"CPU": 5, "memory": 8 * GB}, {"CPU": 2, "memory": 8 * GB}, {"memory": GB}]
     tasks = [make_task(tmp_path, f"a/{n}", threads=2) for n in range(9)]
     assert engine(monkeypatch, *machines)._at_once(tasks) == 3
+    assert engine(monkeypatch, *machines, memory=5 * GB)._at_once(tasks) == 2
     assert engine(monkeypatch, {"CPU": 1, "memory": GB})._at_once(tasks) == 1
 
 

@@ -30,8 +30,8 @@ Or write its shape into the experiment's file, and the model itself is not neede
   block_parameters = 77_865_984   # parameters of one block
   vocabulary = 256_000            # tokens"""
 ESTIMATE = (
-    "Memory: within about a third. Time: an estimate from rates measured just now, meant to be within a factor of 1.5, "
-    "of one run after the other, without evaluation. Runs that are finished count like all others."
+    "Memory: of training, within about a third. Time: an estimate from rates measured just now, meant to be within a "
+    "factor of 1.5, of one run after the other, without evaluation. Runs that are finished count like all others."
 )
 
 

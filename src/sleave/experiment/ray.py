@@ -22,6 +22,7 @@ from sleave.experiment.work import Engine, Outcome, Task, Tick, check_at_least_o
 from sleave.recipe import Recipe
 
 TICK = 1.0  # seconds
+ASKED = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}  # for a task, by what a machine calls it
 
 
 class RayEngine(Engine):
@@ -39,8 +40,8 @@ class RayEngine(Engine):
         Args:
             estimate: the most memory that a recipe's run will hold.
             address: of the cluster; by default that in RAY_ADDRESS, and without it one is started on this machine.
-            jobs: how many runs at once, at most; by default as many as the cluster's machines have cores and GPUs for
-                now. Give more where the cluster grows with what is asked of it.
+            jobs: how many runs at once, at most; by default as many as the cluster's machines have room for now. Give
+                more where the cluster grows with what is asked of it.
             threads: how many cores each run may use; by default those of the cluster shared out among the runs.
 
         Raises:
@@ -101,12 +102,10 @@ class RayEngine(Engine):
             self._stop(running)
 
     def _at_once(self, tasks: Sequence[Task]) -> int:
-        """For how many of some tasks there are cores and GPUs; Ray itself would queue any number of them."""
-        least = [min(asked[what] for asked in map(self._asked, tasks)) for what in ("num_cpus", "num_gpus")]
-        room = [
-            min(int(machine.get(name, 0) // one) for name, one in zip(("CPU", "GPU"), least, strict=True) if one)
-            for machine in self._machines
-        ]
+        """How many of some tasks the cluster has room for, at most; Ray itself would queue any number of them."""
+        asked = [self._asked(task) for task in tasks]
+        least = {of: min(one[name] for one in asked) for name, of in ASKED.items()}
+        room = (min(int(machine.get(of, 0) // n) for of, n in least.items() if n) for machine in self._machines)
         return max(1, sum(room))
 
     def _asked(self, task: Task) -> dict[str, float]:
