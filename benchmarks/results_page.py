@@ -16,6 +16,7 @@ of that name shows:
     layers = [13]                   # likewise
     settings = true                 # whether runs whose settings vary are shown (else only those as they are)
     papers = "mi_ortho"             # rows of results/papers.toml below, whose keys are columns, without their layer
+    differences = true              # a row for each method: how much more than its baseline at like L0 (`compare`)
 
 Runs that differ only in their seed are one column: the mean over seeds, with its 95% interval.
 """
@@ -30,9 +31,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from sleave.base.errors import SleaveError, nearest
 from sleave.base.files import read_json, read_toml, write_text
 from sleave.base.settings import Settings, parse
+from sleave.evaluation.compare import Difference, compare
 from sleave.evaluation.figures import FIGURES, Figure
 from sleave.evaluation.methods import Method
 from sleave.evaluation.table import markdown_table, written
@@ -54,6 +58,13 @@ class TableSettings(Settings):
     layers: tuple[int, ...] = ()
     settings: bool = False
     papers: str | None = None
+    differences: bool = False
+
+    @model_validator(mode="after")
+    def _papers_are_no_differences(self) -> TableSettings:
+        if self.differences and self.papers:
+            raise ValueError("differences and papers cannot stand in one table: a paper's figures are no differences")
+        return self
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:
@@ -80,7 +91,10 @@ def table(name: str, folder: Path = RESULTS) -> str:
     collected = read_json(folder / f"{settings.results}.json")
     columns = _columns(collected["runs"], settings)
     figures = [_figure(f) for f in settings.figures]
-    rows = [["", *columns]] + [[f.name, *(_cell(f, m) for m in columns.values())] for f in figures]
+    if settings.differences:
+        rows = _differences(columns, figures)
+    else:
+        rows = [["", *columns]] + [[f.name, *(_cell(f, m) for m in columns.values())] for f in figures]
     if settings.papers:
         rows += _papers(settings.papers, columns, folder)
     return f"{_made_by(collected, columns)}\n\n{markdown_table(rows)}"
@@ -113,6 +127,28 @@ def _cell(figure: Figure, method: Method) -> str:
     """The figure, or why a run has none."""
     statuses = [results.get(figure.part, {}).get("status", "ok") for results in method.runs.values()]
     return next((status for status in statuses if status != "ok"), written(figure, method))
+
+
+def _differences(columns: Mapping[str, Method], figures: Sequence[Figure]) -> list[list[str]]:
+    """A row for each method that has a baseline: each figure's difference, as a share of the baseline's."""
+    named = {run: column for column, method in columns.items() for run in method.runs}
+    compared = compare({run: results for method in columns.values() for run, results in method.runs.items()})
+    rows = [["", *(figure.name for figure in figures)]]
+    for comparison in compared:
+        found = {difference.figure: difference for difference in comparison.differences}
+        cells = [_share(found[figure]) if figure in found else "-" for figure in figures]
+        rows.append([named[comparison.runs[0]], *cells])
+    return rows
+
+
+def _share(difference: Difference) -> str:
+    if not difference.baseline:
+        return f"{difference.difference:+.3g}"
+    share = f"{difference.difference / abs(difference.baseline):+.1%}"
+    if difference.interval is None:
+        return share
+    low, high = difference.interval
+    return f"{share} ±{(high - low) / 2 / abs(difference.baseline):.1%}"
 
 
 def _papers(paper: str, columns: Mapping[str, Method], folder: Path) -> list[list[str]]:

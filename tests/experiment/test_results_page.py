@@ -12,7 +12,7 @@ from benchmarks.results_page import filled, main
 from made_runs import make_run
 
 from sleave.base.errors import SleaveError
-from sleave.base.files import write_json
+from sleave.base.files import read_json, write_json
 from sleave.evaluation.jackknife import quantile_of_t
 
 PAGE = "# Results\n\nprose\n\n<!-- table: grid -->\n<!-- end -->\n\nmore prose\n"
@@ -130,3 +130,20 @@ def test_mistakes(folder, page, changes, message):
 
 def test_the_page_is_what_the_committed_results_give(capsys):
     assert main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_differences(folder):
+    """As shares of the baseline's, a row for each method that has one."""
+    content = read_json(folder / "grid.json")
+    for one in content["runs"]:
+        kind = "none" if one["method"] == "none" else "selective"
+        one["results"]["training"] |= {"constraint": kind, "architecture": "relu", "d_sae": 64, "d_in": 8}
+    write_json(folder / "grid.json", content)
+    values = {"results": "grid", "figures": ["FVU"], "layers": [8], "settings": True, "differences": True}
+    (folder / "tables.toml").write_text(tomli_w.dumps({"grid": values}))
+    found = rows(filled(PAGE, folder))
+    mean = statistics.fmean(FVU)
+    assert found[0] == ["", "FVU"]
+    assert [row[0] for row in found[2:4]] == ["selective", "selective, constraint.weight 0.2"]
+    assert found[2][1].startswith(f"{0.4 / mean - 1:+.1%}")
+    assert found[3][1].startswith(f"{0.5 / mean - 1:+.1%}")
