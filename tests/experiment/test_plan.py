@@ -19,7 +19,7 @@ from sleave.base.errors import SleaveError
 from sleave.cli.screen import print_table
 from sleave.experiment.cost import flops_per_token, harvest_cost, step_flops, training_cost
 from sleave.experiment.grid import Cell, cells
-from sleave.experiment.needs import Sizes, devices, memory, peak_memory, task_memory
+from sleave.experiment.needs import Memory, Sizes, devices, memory, task_memory
 from sleave.experiment.plan import plan, table
 from sleave.experiment.rates import Rates, calibrate, seconds_per_step
 from sleave.experiment.settings import load_experiment
@@ -119,7 +119,7 @@ def test_a_plan_adds_up():
     assert found.tokens_harvested == 1250
     assert found.flops == harvest.flops + 2 * 3 * 5 * PRODUCT
     assert found.disk == harvest.disk + sum(run.disk for run in found.runs)
-    assert found.memory == peak_memory(make(), SHAPE)
+    assert found.memory == memory(make(), SHAPE).peak
     assert found.seconds == pytest.approx(harvest.seconds + sum(run.seconds for run in found.runs))
 
 
@@ -176,14 +176,14 @@ def test_no_shape(monkeypatch):
         plan([cell])
     assert "block_parameters" in str(error.value)
     with pytest.raises(SleaveError, match="nobody/nothing"):
-        peak_memory(cell.recipe)
+        memory(cell.recipe)
     assert plan([cell], SHAPE, RATES).runs[0].name == "one"
 
 
 def test_a_model_says_its_shape_once(monkeypatch):
     asked = []
     monkeypatch.setattr("sleave.experiment.plan.model_shape", lambda model: asked.append(model.revision) or SHAPE)
-    monkeypatch.setattr("sleave.experiment.plan.peak_memory", lambda recipe, shape: 1)
+    monkeypatch.setattr("sleave.experiment.plan.memory", lambda recipe, shape: Memory(1, 0))
     runs = [Cell(str(seed), make(seed=seed, model={"revision": r})) for r in ("a", "b") for seed in (0, 1)]
     plan(runs, rates=RATES)
     assert asked == ["a", "b"]
@@ -223,7 +223,7 @@ def test_more_of_anything_takes_no_less_memory(kind, constraint, d_sae, contexts
         given = {**given, "constraint": {"kind": constraint}, "harvest": {"context_length": 64}}
         shape = ModelShape(d_in=d_in, num_layers=4, block_parameters=100, vocabulary=50)
         buffer = {"buffer": {"buffer_contexts": 512}}
-        return peak_memory(make(**merged(merged(given, buffer), changes)), shape)
+        return memory(make(**merged(merged(given, buffer), changes)), shape).peak
 
     least = needed()
     assert needed(autoencoder={"d_sae": 2 * d_sae}) > least
@@ -255,7 +255,7 @@ def test_memory_of_real_runs(path, kind, took):
     recipe = load_recipe(path, {"constraint": {"kind": kind}} if kind else {})
     recipe = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"store": "/nowhere"})})
     shape = ModelShape(d_in=640, num_layers=18, block_parameters=5_572_608, vocabulary=262_144)
-    assert 0.9 <= peak_memory(recipe, shape) / (took * 1e9) <= 1.3
+    assert 0.9 <= memory(recipe, shape).peak / (took * 1e9) <= 1.3
 
 
 # What `sleave evaluate` took in a process of its own, suite by suite, of the run that `make demo` trains. GB.

@@ -65,8 +65,8 @@ class Memory:
         return self.own + self.mapped
 
 
-def peak_memory(recipe: Recipe, shape: ModelShape | None = None) -> int:
-    """Bytes that one training run of a recipe holds at its peak: an estimate, within about a third.
+def memory(recipe: Recipe, shape: ModelShape | None = None) -> Memory:
+    """What one training run of a recipe holds at its peak: an estimate, within about a third.
 
     Args:
         recipe: of one run, or of several layers trained one after the other.
@@ -75,11 +75,6 @@ def peak_memory(recipe: Recipe, shape: ModelShape | None = None) -> int:
     Raises:
         SleaveError: nothing says how wide the activations are.
     """
-    return memory(recipe, shape).peak
-
-
-def memory(recipe: Recipe, shape: ModelShape | None = None) -> Memory:
-    """The same, by who holds it; see `peak_memory`."""
     there = stored(recipe)
     if shape is None and (there is None or recipe.harvest.store is None):
         shape = model_shape(recipe.model)

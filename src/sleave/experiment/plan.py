@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from sleave.base.errors import SleaveError
 from sleave.experiment.cost import harvest_cost, training_cost
 from sleave.experiment.grid import Cell
-from sleave.experiment.needs import check_layers, peak_memory, stored
+from sleave.experiment.needs import check_layers, memory, stored
 from sleave.experiment.rates import Rates, calibrate, calibrate_model, harvest_seconds, seconds_per_step
 from sleave.language.settings import ModelShape
 from sleave.language.shape import model_shape
@@ -179,7 +179,7 @@ def _run(cell: Cell, shape: ModelShape, rates: Rates | None) -> RunPlan:
         read = harvest_cost(recipe, shape)
         tokens, flops = read.tokens, flops + read.flops
         seconds += harvest_seconds(recipe, shape, tokens, rates or calibrate_model(recipe, shape.d_in))
-    return RunPlan(cell.name, cost.tokens, tokens, flops, cost.disk, peak_memory(recipe, shape), seconds)
+    return RunPlan(cell.name, cost.tokens, tokens, flops, cost.disk, memory(recipe, shape).peak, seconds)
 
 
 def table(plan: Plan) -> Table:
