@@ -41,6 +41,7 @@ from sleave.evaluation.figures import FIGURES, Figure
 from sleave.evaluation.methods import Method
 from sleave.evaluation.table import markdown_table, written
 from sleave.experiment.collect import write
+from sleave.experiment.grid import short_keys
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -103,11 +104,12 @@ def table(name: str, folder: Path = RESULTS) -> str:
 def _columns(runs: Sequence[Mapping[str, Any]], settings: TableSettings) -> dict[str, Method]:
     """The runs of each column, those of all seeds together."""
     grouped: dict[tuple[str, ...], dict[str, Any]] = {}
+    short = short_keys([key for run in runs for key in run["settings"]])
     for run in runs:
         wanted = not settings.methods or run["method"] in settings.methods
         wanted &= not settings.layers or run["layer"] in settings.layers
         if wanted and (settings.settings or not run["settings"]):
-            varied = tuple(f"{key} {value}" for key, value in run["settings"].items())
+            varied = tuple(f"{short[key]} {value}" for key, value in run["settings"].items())
             grouped.setdefault((run["method"], *varied, f"layer {run['layer']}"), {})[run["name"]] = run["results"]
     if not grouped:
         raise SleaveError(f"No run of results/{settings.results}.json is of the methods and layers of its table.")

@@ -18,7 +18,7 @@ from sleave.evaluation.methods import Method
 from sleave.experiment.collect import collect, write
 from sleave.training.run import RunDirectory
 
-CHANGED = "selective,constraint.weight=0.2/layer_08/seed_0"
+CHANGED = "selective,weight=0.2/layer_08/seed_0"
 
 
 def results(seed: int = 0, **heldout: Any) -> dict[str, Any]:
@@ -39,7 +39,9 @@ def make_experiment(folder: Path) -> Path:
     changed = {"constraint": {"kind": "selective", "weight": 0.2}}
     make_run(folder / CHANGED, results=other(), **changed)
     names = [f"none/layer_08/seed_{seed}" for seed in (0, 1, 2)] + [CHANGED]
-    write_json(folder / "experiment.json", {"title": "A grid", "cells": {n: {"status": "finished"} for n in names}})
+    settings = {CHANGED: {"constraint.weight": 0.2}}
+    cells = {n: {"status": "finished", "settings": settings.get(n, {})} for n in names}
+    write_json(folder / "experiment.json", {"title": "A grid", "cells": cells})
     return folder
 
 

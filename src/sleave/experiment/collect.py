@@ -45,15 +45,15 @@ def collect(out: str | Path, command: str = "") -> dict[str, Any]:
     runs = _finished(out, state)
     if not runs:
         raise SleaveError(f"No run below `{out}` is finished. Finish the experiment: `sleave experiment` goes on.")
-    machines = sorted({_machine(run) for run in runs})
-    commits = sorted(set[str]().union(*(_commits(run.results()) for run in runs)))
+    machines = sorted({_machine(run) for run in runs.values()})
+    commits = sorted(set[str]().union(*(_commits(run.results()) for run in runs.values())))
     return {
         "schema": SCHEMA,
         "title": str((state or {}).get("title", out.name)),
         "command": command,
         "commits": commits,
         "machines": machines,
-        "runs": [_run(run, out) for run in runs],
+        "runs": [_run(name, run, (state or {}).get("cells", {}).get(name, {})) for name, run in runs.items()],
     }
 
 
@@ -63,12 +63,13 @@ def write(out: str | Path, path: str | Path, command: str = "") -> Path:
     return Path(path)
 
 
-def _finished(out: Path, state: Mapping[str, Any] | None) -> list[RunDirectory]:
-    """Those that an experiment's file says are trained and measured; without one, all below a folder."""
+def _finished(out: Path, state: Mapping[str, Any] | None) -> dict[str, RunDirectory]:
+    """By name, those that an experiment's file says are trained and measured; without one, all below a folder."""
     if state is None:
-        return [run for run in runs_in(out) if run.finished]
+        found = [run for run in runs_in(out) if run.finished]
+        return {run.path.relative_to(out).as_posix() if run.path != out else out.name: run for run in found}
     cells = state.get("cells", {})
-    return [RunDirectory(out / name) for name, cell in cells.items() if cell["status"] == "finished"]
+    return {name: RunDirectory(out / name) for name, cell in cells.items() if cell["status"] == "finished"}
 
 
 def _commits(results: Mapping[str, Any]) -> set[str]:
@@ -83,17 +84,14 @@ def _machine(run: RunDirectory) -> str:
     return f"{machine}, torch {value_at(environment, 'packages.torch')}"
 
 
-def _run(run: RunDirectory, out: Path) -> dict[str, Any]:
+def _run(name: str, run: RunDirectory, cell: Mapping[str, Any]) -> dict[str, Any]:
     config = run.config()
-    name = run.path.relative_to(out).as_posix() if run.path != out else out.name
-    method, *varied = name.partition("/")[0].split(",")
-    keys = [part.partition("=")[0] for part in varied if "=" in part]
     return {
         "name": name,
-        "method": method,
+        "method": name.partition("/")[0].partition(",")[0],
         "layer": config.get("layer"),
         "seed": config.get("seed"),
-        "settings": {key: value_at(config, key) for key in keys},
+        "settings": {key: value_at(config, key) for key in cell.get("settings", {})},
         "results": _figures(run.results()),
     }
 

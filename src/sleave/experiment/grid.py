@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,12 @@ class Cell:
     Attributes:
         name: its folder within the experiment's: method (and what varies), layer, seed.
         recipe: everything that it needs, resolved.
+        varied: the settings that its grid varies, by their dotted keys.
     """
 
     name: str
     recipe: Recipe
+    varied: Mapping[str, Any] = field(default_factory=dict)
 
 
 def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
@@ -58,7 +60,7 @@ def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
         except SleaveError as error:
             mistakes.setdefault(str(error), name)
             continue
-        found.setdefault(recipe.model_dump_json(), Cell(name, recipe))
+        found.setdefault(recipe.model_dump_json(), Cell(name, recipe, varied))
     if mistakes:
         raise SleaveError("\n".join(f"Run {name}: {message}" for message, name in mistakes.items()))
     _refuse_names([cell.name for cell in found.values()])
@@ -67,15 +69,22 @@ def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
 
 def _changes(experiment: ExperimentSettings, base: Recipe) -> Iterator[Variant]:
     """Each run of each grid."""
+    short = short_keys([key for grid in experiment.grid for key in grid.vary])
     for grid in experiment.grid:
         layers = grid.layers or experiment.layers or base.model.layers
         for seed, layer in product(grid.seeds or experiment.seeds, layers):
-            for name, changes, varied in _variants(grid, experiment):
+            for name, changes, varied in _variants(grid, experiment, short):
                 where = {"seed": seed, "layer": layer}
                 yield f"{name}/layer_{layer:02d}/seed_{seed}", {**changes, **where}, varied
 
 
-def _variants(grid: GridSettings, experiment: ExperimentSettings) -> Iterator[Variant]:
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, such as `weight` of constraint.weight, unless several keys end alike."""
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    return {key: key if list(ends.values()).count(end) > 1 else end for key, end in ends.items()}
+
+
+def _variants(grid: GridSettings, experiment: ExperimentSettings, short: Mapping[str, str]) -> Iterator[Variant]:
     """Each method of a grid with each combination of what varies."""
     for method in grid.methods or experiment.methods:
         if method not in experiment.methods:
@@ -86,7 +95,8 @@ def _variants(grid: GridSettings, experiment: ExperimentSettings) -> Iterator[Va
             for key, value in varied.items():
                 # A changed `kind` resets its section of the recipe, but not what is changed beside it.
                 changes = merged(changes, _nested(key, value), kept={})
-            yield ",".join([method, *(f"{key}={_written(value)}" for key, value in varied.items())]), changes, varied
+            name = ",".join([method, *(f"{short[key]}={_written(value)}" for key, value in varied.items())])
+            yield name, changes, varied
 
 
 def _nested(key: str, value: Any) -> Mapping[str, Any]:

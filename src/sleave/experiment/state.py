@@ -56,6 +56,7 @@ class Record:
         """
         self._out, self._title = out, title
         self._file = out / FILE
+        self._varied = {cell.name: dict(cell.varied) for cell in cells}
         before = _former(self._file)
         self.states = {cell.name: _state(cell, out, suites, before.get(cell.name, State())) for cell in cells}
 
@@ -80,7 +81,7 @@ class Record:
         Raises:
             SleaveError: it cannot be written.
         """
-        states = {name: asdict(state) for name, state in self.states.items()}
+        states = {name: asdict(state) | {"settings": self._varied[name]} for name, state in self.states.items()}
         write_json(self._file, {"schema": SCHEMA, "title": self._title, "cells": states})
 
 
