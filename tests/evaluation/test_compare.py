@@ -170,6 +170,37 @@ def test_seeds_are_taken_together():
     assert of(compare({**both, **runs})[0]).interval == pytest.approx((0.125 - half, 0.125 + half))
 
 
+def test_the_same_seeds_are_compared_one_by_one():
+    """They share start and batches: what makes a seed hard for both does not widen the interval."""
+    none, mi = [0.30, 0.34, 0.38], [0.303, 0.344, 0.381]
+    runs = {f"a{n}": run("none", v, seed=n) for n, v in enumerate(none)}
+    runs |= {f"b{n}": run("mi", mi[n], seed=n) for n in (2, 0, 1)}
+    d = of(compare(runs)[0])
+    each = [b - a for a, b in zip(none, mi, strict=True)]
+    assert d.difference == pytest.approx(sum(each) / 3)
+    low, high = stats.t.interval(0.95, 2, loc=d.difference, scale=stats.sem(each))
+    assert d.interval == pytest.approx((low, high))
+    others = {name: results for name, results in runs.items() if name != "a2"}
+    assert of(compare(others)[0]).interval[1] - of(compare(others)[0]).interval[0] > 10 * (high - low)
+
+
+def test_the_same_seeds_between_two_baselines():
+    l0s, fvus = {"a": 30.0, "c": 50.0, "mi": 40.0}, {"a": 0.3, "c": 0.2, "mi": 0.26}
+    shift = [0.0, 0.05, 0.1]
+    runs = {
+        f"{name}{n}": run("mi" if name == "mi" else "none", fvus[name] + s, l0s[name], seed=n)
+        for name in l0s
+        for n, s in enumerate(shift)
+    }
+    for name in ("c0", "c1", "c2"):
+        runs[name]["training"]["recipe"] = "denser"
+    d = of(compare(runs)[0])
+    weight = math.log(40 / 30) / math.log(50 / 30)
+    assert d.difference == pytest.approx(0.26 - (0.3 - 0.1 * weight))
+    documents = 2 * stats.t.ppf(0.975, 9) * 3 * 0.01 * float(HARD.std(correction=0))
+    assert d.interval[1] - d.interval[0] < 0.01 * documents  # a seed shifts all alike, and so do documents
+
+
 def test_the_seeds_of_a_baseline_count_too():
     values = [0.30, 0.33, 0.36]
     d = of(compare({f"a{n}": run("none", v, seed=n) for n, v in enumerate(values)} | {"b": run("mi", 0.36, seed=0)})[0])

@@ -10,6 +10,7 @@ rows: what makes some documents hard for both does not widen the interval of the
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -215,15 +216,16 @@ def _difference(method: Method, reference: _Reference, figure: Figure) -> Differ
 
 
 def _gain(method: Method, figure: Figure) -> tuple[float, Interval] | None:
-    """What the family says itself: without the constraint in the very same synthetic worlds."""
+    """What the family says itself: without the constraint in the very same synthetic worlds, which hang on no seed."""
     part, _, name = figure.path.partition(".")
-    if part != SYNTHETIC or len(method.runs) != 1:
+    if part != SYNTHETIC:
         return None
-    (results,) = method.runs.values()
-    gain, ends = value_at(results, f"{part}.gain"), value_at(results, f"{part}.gain_intervals")
-    if not isinstance(gain, Mapping) or not isinstance(ends, Mapping) or name not in gain or name not in ends:
+    each = [results.get(part, {}) for results in method.runs.values()]
+    found = [(r.get("gain", {}).get(name), r.get("gain_intervals", {}).get(name)) for r in each]
+    gain, ends = found[0]
+    if gain is None or ends is None or any(other != found[0] for other in found):
         return None
-    return gain[name], (ends[name][0], ends[name][1])
+    return gain, (ends[0], ends[1])
 
 
 def _over_documents(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
@@ -243,8 +245,18 @@ def _over_documents(method: Method, reference: _Reference, path: str, difference
 
 
 def _over_seeds(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:
-    """Of the seeds of either. One run says nothing of its own spread: it is taken to be the largest of the others'."""
+    """Of the differences between runs of one seed, if both have the same seeds: they share start and batches.
+
+    Otherwise of the seeds of either. One run says nothing of its own spread: it is taken to be the largest of the
+    others'.
+    """
     parts = [(method, 1.0), *reference.parts]
+    own, *theirs = [part.by_seed(path) for part, _ in parts]
+    if len(own) > 1 and all(each.keys() == own.keys() for each in theirs):
+        beside = [sum(w * each[seed] for each, (_, w) in zip(theirs, parts[1:], strict=True)) for seed in own]
+        paired = [a - b for a, b in zip(own.values(), beside, strict=True)]
+        half = quantile_of_t(len(paired) - 1) * statistics.stdev(paired) / math.sqrt(len(paired))
+        return difference - half, difference + half
     known = {part: d for part, _ in parts if (d := part.seeds_deviation(path)) is not None}
     if not known:
         return None

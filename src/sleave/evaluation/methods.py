@@ -80,6 +80,14 @@ class Method:
         mean, half = self.value(path), quantile_of_t(runs - 1) * deviation / math.sqrt(runs)
         return mean - half, mean + half
 
+    def by_seed(self, path: str) -> dict[Any, float]:
+        """The figure by seed; empty without numbers, if two runs have one seed, or where a run's seed does not matter."""
+        values = self.values(path) if path.partition(".")[0] not in UNSEEDED else None
+        seeds = self.values("training.seed") or []
+        if values is None or len(set(seeds)) < len(values) or not all(isinstance(v, int | float) for v in values):
+            return {}
+        return dict(zip(seeds, map(float, values), strict=True))
+
     def seeds_deviation(self, path: str) -> float | None:
         """Standard deviation over seeds; None for one run, without numbers, or where a run's seed does not matter."""
         if path.partition(".")[0] in UNSEEDED:
