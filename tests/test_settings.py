@@ -10,7 +10,7 @@ from sleave.language.settings import CorpusSettings
 from sleave.penalties.settings import FullConstraint, NoConstraint, SelectiveConstraint
 from sleave.training.settings import OptimizerSettings, RunSettings
 
-KINDS = "'none', 'selective', 'full', 'mi', 'gradient', 'temporal', 'information', 'decoder'"
+KINDS = "'none', 'informed', 'selective', 'full', 'mi', 'gradient', 'temporal', 'information', 'decoder'"
 GOOD = {"autoencoder": {"d_sae": 8}}
 
 

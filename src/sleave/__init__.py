@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sleave.penalties.decoder import DecoderOrthogonality
     from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
     from sleave.penalties.information import InformationPenalty
+    from sleave.penalties.informed import InformedOrthogonality
     from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
     from sleave.penalties.penalty import Penalty
     from sleave.recipe import Recipe, load_recipe
@@ -65,6 +66,7 @@ _HOME = {
     "GatedAutoencoder": "autoencoder.gated",
     "GradientOrthogonality": "penalties.guided",
     "InformationPenalty": "penalties.information",
+    "InformedOrthogonality": "penalties.informed",
     "JumpReLUAutoencoder": "autoencoder.jumprelu",
     "MIOrtho": "penalties.guided",
     "MatryoshkaAutoencoder": "autoencoder.matryoshka",
@@ -109,6 +111,7 @@ __all__ = [
     "GatedAutoencoder",
     "GradientOrthogonality",
     "InformationPenalty",
+    "InformedOrthogonality",
     "JumpReLUAutoencoder",
     "MIOrtho",
     "MatryoshkaAutoencoder",

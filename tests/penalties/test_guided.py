@@ -160,6 +160,7 @@ def test_pooled_choices_are_compared_over_batches_that_they_do_not_share():
     [
         lambda: MIOrtho(refresh=3, window=2, shrinkage=2.0, compare=True),
         lambda: TemporalOrthogonality(window=4, refresh=3),
+        lambda: sleave.InformedOrthogonality(window=4, refresh=3),
         lambda: GradientOrthogonality(refresh=3, window=2, min_coactivations=2),
     ],
 )
@@ -189,7 +190,9 @@ def test_dead_features_are_left_alone():
         assert grad[:, 4].abs().max().item() == 0
 
 
-@pytest.mark.parametrize("make", [MIOrtho, TemporalOrthogonality, sleave.InformationPenalty])
+@pytest.mark.parametrize(
+    "make", [MIOrtho, TemporalOrthogonality, sleave.InformationPenalty, sleave.InformedOrthogonality]
+)
 def test_nothing_fires_together(make):
     acts = torch.eye(8).repeat(20, 1).requires_grad_()
     penalty = make()

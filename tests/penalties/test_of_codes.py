@@ -12,6 +12,7 @@ from sleave.evaluation.information import Information
 from sleave.penalties import pairwise
 from sleave.penalties.guided import GradientOrthogonality, MIOrtho, TemporalOrthogonality
 from sleave.penalties.information import InformationPenalty
+from sleave.penalties.informed import InformedOrthogonality
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.pairwise import pair_penalty
 
@@ -24,6 +25,7 @@ PENALTIES = {
     "full, pearson": lambda: FullOrthogonality(measure="pearson"),
     "mi": lambda: MIOrtho(top=0.1),
     "mi, the paper's term": lambda: MIOrtho(top=0.1, normalization="none"),
+    "informed": lambda: InformedOrthogonality(top=0.1, window=3, refresh=2),
     "gradient": lambda: GradientOrthogonality(top=0.1),
     "temporal": lambda: TemporalOrthogonality(top=0.1, window=3, refresh=1),
     "information": lambda: InformationPenalty(top=0.01),

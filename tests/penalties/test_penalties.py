@@ -184,21 +184,22 @@ def test_refuses_an_unknown_measure():
     measure=st.sampled_from(["cosine", "pearson", "dot"]),
     columns=st.sampled_from([4, 4096]),
     shift=st.sampled_from([0.0, 0.3]),  # then no code is zero, and some are negative
+    power=st.sampled_from([1, 2]),
 )
-def test_every_way_gives_what_autograd_gives(seed, rows, d_sae, measure, columns, shift):
+def test_every_way_gives_what_autograd_gives(seed, rows, d_sae, measure, columns, shift, power):
     acts = codes(seed, rows, d_sae) - shift
     acts[:, 0] = 0  # dead
     acts.requires_grad_()
     pairs = top_pairs(acts, 0.4)
     weight = torch.rand(len(pairs), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     strength = acts.T @ acts if measure == "dot" else dense_correlation(acts, measure)
-    truth = (weight * strength[pairs.i, pairs.j].square()).sum()
+    truth = (weight * strength[pairs.i, pairs.j].abs() ** power).sum()
     (true_grad,) = torch.autograd.grad(truth * 3, acts)
     varies = ~(acts == acts[:1]).all(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairwise, "COLUMNS", columns)
         for way in ("pairs", "coactivations", "dense"):
-            value = pair_penalty(acts, pairs, weight, measure, way)
+            value = pair_penalty(acts, pairs, weight, measure, way, power)
             (grad,) = torch.autograd.grad(value * 3, acts)
             torch.testing.assert_close(value, truth)
             torch.testing.assert_close(grad[:, varies], where_it_fires(true_grad, acts)[:, varies])

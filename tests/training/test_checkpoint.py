@@ -22,7 +22,7 @@ def build(store, seed=0, **changes):
     settings = run_settings(**changes)
     source = open_source(store)
     sae = initial_autoencoder(settings.autoencoder, source.sample(20), torch.Generator().manual_seed(seed))
-    return Stepper(sae, settings.optimizer, settings.training, settings.constraint.build()), source
+    return Stepper(sae, settings.optimizer, settings.training, settings.constraint.build(sae.d_in)), source
 
 
 def steps(stepper, source, n):

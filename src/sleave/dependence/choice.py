@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.codes.codes import Codes, few_coactivations
+from sleave.codes.codes import Codes, as_codes, few_coactivations
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.mutual_information import Estimation, mutual_information
 from sleave.dependence.pairs import Pairs, check_coactivations, top_count
@@ -65,10 +65,15 @@ class ByCorrelation(Criterion):
 class ByInformation(Criterion):
     """The pairs above the (1 - top) quantile of mutual information that fire together at all.
 
+    Attributes:
+        above_chance: leave out those that fire together no more often than chance would have it. Features that avoid
+            each other have mutual information too, which pushing them apart would raise.
+
     Reference: *MI-Ortho*, Eq. (9).
     """
 
     estimation: Estimation = field(default_factory=Estimation)
+    above_chance: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +81,10 @@ class ByInformation(Criterion):
             raise SleaveError(f"`top` (= {self.top}) must be below 1: pairs above the (1 - top) quantile are chosen.")
 
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
-        scores = mutual_information(signal, **vars(self.estimation)).shrunk(self.shrinkage)
+        codes = as_codes(signal)
+        scores = mutual_information(codes, **vars(self.estimation)).shrunk(self.shrinkage)
+        if self.above_chance:
+            scores = scores.attracted(codes.fired, codes.rows)
         return scores.top(self.top, min_coactivations=max(1, self.min_coactivations))
 
 

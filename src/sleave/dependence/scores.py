@@ -123,6 +123,17 @@ class PairScores:
                 score = torch.cat([score, self.apart[self.group[other_i], self.group[other_j]]])
         return sorted_pairs(i, j, score)
 
+    def attracted(self, fired: Int[Tensor, " d_sae"], rows: int) -> PairScores:
+        """The same with 0 at most for pairs that fire together no more often than chance would have it.
+
+        Args:
+            fired: on how many rows each feature fires.
+            rows: how many there are.
+        """
+        often = self.together * float(rows) > fired[self.i].double() * fired[self.j]
+        score = torch.where(often, self.score, self.score.clamp(max=0))
+        return replace(self, score=score, apart=self.apart.clamp(max=0))
+
     def shrunk(self, by: float) -> PairScores:
         """Each score times m / (m + by), m the rows on which both features fire: what few rows say counts for less.
 

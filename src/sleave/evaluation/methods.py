@@ -81,7 +81,7 @@ class Method:
         return mean - half, mean + half
 
     def by_seed(self, path: str) -> dict[Any, float]:
-        """The figure by seed; empty without numbers, if two runs have one seed, or where a run's seed does not matter."""
+        """The figure by seed; empty without numbers, if two runs share a seed, or where a run's does not matter."""
         values = self.values(path) if path.partition(".")[0] not in UNSEEDED else None
         seeds = self.values("training.seed") or []
         if values is None or len(set(seeds)) < len(values) or not all(isinstance(v, int | float) for v in values):

@@ -51,9 +51,10 @@ def _along(slope, feature, value):
 
 @njit(parallel=True, cache=True)
 def gradient(row_start, feature, value, row, start, order, near, partner, number, slopes, mean, inverse, pull, parts):
-    """The gradient of sum w_ij C_ij^2 at every entry that fires.
+    """The gradient of a sum over pairs of functions of C_ij at every entry that fires.
 
-    slopes are (2 w_ij C_ij, w_ij C_ij^2) of each pair; `pull` is 2, or 0 where the norms are not differentiated.
+    slopes are (S_ij, S_ij C_ij) of each pair, S the derivative of its function; `pull` is 1, or 0 where the norms are
+    not differentiated.
     """
     d_sae = start.size - 1
     result = np.zeros(value.size, np.float64)

@@ -1,8 +1,9 @@
-"""sum over pairs of w_ij C_ij^2 and its gradient, by whichever of three ways takes the least work.
+"""sum over pairs of w_ij |C_ij|^p, p = 1 or 2, and its gradient, by whichever of three ways takes the least work.
 
-With Z the scaled columns and S the symmetric matrix S_ij = 2 w_ij C_ij on the pairs, the gradient in column i is
-(S Z - diag(S C) Z)_i / |f_i|; the second part is the norms', so that scaling a feature up or down gains nothing. A code
-that is zero gets no gradient: no activation function would pass it on, and so all sums run over what fires.
+With Z the scaled columns and S the symmetric matrix S_ij = p w_ij |C_ij|^(p - 1) sign C_ij on the pairs, the gradient
+in column i is (S Z - diag(S C) Z)_i / |f_i|; the second part is the norms', so that scaling a feature up or down gains
+nothing. A code that is zero gets no gradient: no activation function would pass it on, and so all sums run over what
+fires.
 
     over pairs          |T| * N     gathers the columns of each pair; the reference
     over coactivations  twice       walks what fires together; for sparse codes on a CPU
@@ -44,8 +45,9 @@ def pair_penalty(
     weight: Float[Tensor, " pairs"] | None = None,
     measure: str = "cosine",
     way: Way | None = None,
+    power: int = 2,
 ) -> Float[Tensor, ""]:
-    """sum_T w_ij C_ij^2, differentiable in the codes (not in the weights).
+    """sum_T w_ij |C_ij|^power, differentiable in the codes (not in the weights).
 
     Args:
         acts: the codes. Computed in float64 if they are, in float32 otherwise. Of `Codes`, what fires together is
@@ -55,13 +57,16 @@ def pair_penalty(
         measure: what C is: `cosine`, `pearson`, or `dot` (f_i.f_j itself).
         way: how it is computed from dense codes, by default what takes the least work; it does not change the result,
             but that under autocast `dense` runs in its dtype.
+        power: 2, or 1, which pushes a pair as hard when C is small; it needs pairs.
 
     Raises:
-        SleaveError: another measure, or pairs of a wider dictionary.
+        SleaveError: another measure or power, or pairs of a wider dictionary.
 
     Reference: *Top-k feature decorrelation*, the last term of Eq. (7); *MI-Ortho*, the last term of Eq. (11).
     """
     check_one_of("measure", measure, get_args(Strength))
+    if power != 2 and (power != 1 or pairs is None):
+        raise SleaveError(f"`power` (= {power}) must be 2, or 1 with chosen pairs.")
     if pairs is not None and pairs.width > acts.shape[1]:
         raise SleaveError(
             f"`acts` has {acts.shape[1]} features, but a chosen pair names feature {pairs.width - 1}. "
@@ -74,10 +79,10 @@ def pair_penalty(
             pairs, weight = _together(acts), None
         if pairs is not None and _walking_is_less_work(acts, pairs):
             weight = torch.ones_like(pairs.score) if weight is None else weight
-            walked: Tensor = _CodesPenalty.apply(acts.value, acts, pairs, weight, measure)
+            walked: Tensor = _CodesPenalty.apply(acts.value, acts, pairs, weight, measure, power)
             return walked
         acts = acts.to_dense()
-    result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way)
+    result: Tensor = _PairPenalty.apply(acts, pairs, weight, measure, way, power)
     return result
 
 
@@ -111,7 +116,13 @@ def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
 class _PairPenalty(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, way: Way | None
+        ctx: Any,
+        acts: Tensor,
+        pairs: Pairs | None,
+        weight: Tensor | None,
+        measure: Strength,
+        way: Way | None,
+        power: int,
     ) -> Tensor:
         device = acts.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -121,12 +132,12 @@ class _PairPenalty(torch.autograd.Function):
             if way is None:
                 way, codes = _least_work(acts, pairs)
             if pairs is None or way == "dense":
-                value, gradient = _dense(acts, pairs, weight, measure, dtype)
+                value, gradient = _dense(acts, pairs, weight, measure, dtype, power)
             elif way == "coactivations":
                 codes = codes or Codes.from_dense(acts)
-                value, gradient, ctx.entries = _over_coactivations(codes, pairs, weight, measure)
+                value, gradient, ctx.entries = _over_coactivations(codes, pairs, weight, measure, power)
             else:
-                value, gradient = _over_pairs(acts, pairs, weight, measure)
+                value, gradient = _over_pairs(acts, pairs, weight, measure, power)
         ctx.save_for_backward(gradient)
         return value
 
@@ -137,17 +148,19 @@ class _PairPenalty(torch.autograd.Function):
         gradient = gradient * grad_output
         shape, dtype = ctx.acts
         if (entries := getattr(ctx, "entries", None)) is None:
-            return gradient.to(dtype), None, None, None, None
+            return gradient.to(dtype), None, None, None, None, None
         dense = torch.zeros(shape, dtype=dtype)
         dense.view(-1)[entries] = gradient.to(dtype)
-        return dense, None, None, None, None
+        return dense, None, None, None, None, None
 
 
 class _CodesPenalty(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, codes: Codes, pairs: Pairs, weight: Tensor, measure: Strength) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, codes: Codes, pairs: Pairs, weight: Tensor, measure: Strength, power: int
+    ) -> Tensor:
         with torch.autocast(value.device.type, enabled=False):
-            total, gradient, _ = _over_coactivations(codes.with_value(value.detach()), pairs, weight, measure)
+            total, gradient, _ = _over_coactivations(codes.with_value(value.detach()), pairs, weight, measure, power)
         ctx.save_for_backward(gradient)
         return total
 
@@ -155,7 +168,14 @@ class _CodesPenalty(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_output, None, None, None, None
+        return gradient * grad_output, None, None, None, None, None
+
+
+def _slopes(correlation: Tensor, weight: Tensor, power: int) -> tuple[Tensor, Tensor]:
+    """w |C|^p of each pair, and its derivative in C."""
+    if power == 1:
+        return weight * correlation.abs(), weight * correlation.sign()
+    return weight * correlation.square(), 2 * weight * correlation
 
 
 def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
@@ -166,14 +186,15 @@ def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
     return columns, columns.new_ones(len(columns))
 
 
-def _over_pairs(acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Strength) -> tuple[Tensor, Tensor]:
+def _over_pairs(
+    acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int
+) -> tuple[Tensor, Tensor]:
     assert weight is not None
     features, index = torch.cat([pairs.i, pairs.j]).unique(return_inverse=True)
     i, j = index.chunk(2)
     unit, inverse = _columns(acts[:, features], measure)
     correlation = pair_correlation(unit, i, j)
-    weight = weight.to(unit.dtype)
-    slope = 2 * weight * correlation
+    terms, slope = _slopes(correlation, weight.to(unit.dtype), power)
     pull = torch.zeros_like(inverse)
     if measure != "dot":
         pull.index_add_(0, i, slope * correlation).index_add_(0, j, slope * correlation)
@@ -182,7 +203,7 @@ def _over_pairs(acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Stre
     columns = (matrix @ unit).mul_(inverse[:, None])
     gradient = columns.new_zeros(acts.shape)
     gradient[:, features] = columns.t().mul_(acts[:, features] != 0)
-    return (weight * correlation.square()).sum(), gradient
+    return terms.sum(), gradient
 
 
 def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
@@ -194,7 +215,7 @@ def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
 
 
 def _over_coactivations(
-    codes: Codes, pairs: Pairs, weight: Tensor | None, measure: Strength
+    codes: Codes, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The value, the gradient at the entries that fire, and where in the flattened codes those are."""
     assert weight is not None
@@ -202,45 +223,44 @@ def _over_coactivations(
     if measure != "dot":
         mean, inverse = codes.moments(centred=measure == "pearson")
     *near, order = pairs.neighbours(codes.d_sae)
-    weight = weight.double()[order]
     entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *near)
     parts = torch.get_num_threads()
     correlation: Tensor = compiled(kernels.correlations, *entries, mean, inverse, parts)
-    slope = torch.stack([2 * weight * correlation, weight * correlation.square()], dim=1)  # read together
-    pull = 2.0 * (measure != "dot")
-    gradient: Tensor = compiled(kernels.gradient, *entries, slope, mean, inverse, pull, parts)
+    terms, slope = _slopes(correlation, weight.double()[order], power)
+    slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
+    pull = float(measure != "dot")
+    gradient: Tensor = compiled(kernels.gradient, *entries, slopes, mean, inverse, pull, parts)
     dtype = codes.value.dtype
-    total = (weight * correlation.square()).sum().to(dtype)
-    return total, gradient.to(dtype), codes.row * codes.d_sae + codes.feature
+    return terms.sum().to(dtype), gradient.to(dtype), codes.row * codes.d_sae + codes.feature
 
 
 def _dense(
-    acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, dtype: torch.dtype | None
+    acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, dtype: torch.dtype | None, power: int
 ) -> tuple[Tensor, Tensor]:
     unit, inverse = _columns(acts, measure)
     if measure == "dot":
         dtype = None  # products of codes that are not scaled overflow float16
     factor = unit.to(dtype) if dtype else unit
     slope = torch.empty_like(unit)
-    square = torch.zeros_like(inverse)  # sum over j of w_ij C_ij^2
+    terms = torch.zeros_like(inverse)  # sum over j of w_ij |C_ij|^p
     for start in range(0, unit.shape[0], COLUMNS):
         part = slice(start, start + COLUMNS)
         block = factor[part] @ factor.t()  # rows `part` of C
         if pairs is None:
             block.diagonal(start).zero_()
-            square[part] = block.to(unit.dtype).square().sum(dim=1)
+            terms[part] = block.to(unit.dtype).square().sum(dim=1)
         else:
             assert weight is not None
             weights = _weights(pairs, weight.to(unit.dtype), unit.shape[0], start, len(block))
-            weights.mul_(block)
-            square[part] = (weights * block).sum(dim=1)
+            weights.mul_(block if power == 2 else block.sign())
+            terms[part] = (weights * block).sum(dim=1)
             block = weights.to(factor.dtype)
         slope[part] = block @ factor
-    gradient = slope.mul_(2)
+    gradient = slope
     if measure != "dot":
-        gradient -= (2 * square)[:, None] * unit
-    gradient *= inverse[:, None]
-    return (square.sum(dtype=torch.float64) / 2).to(unit.dtype), gradient.t() * (acts != 0)
+        gradient -= terms[:, None] * unit
+    gradient *= power * inverse[:, None]
+    return (terms.sum(dtype=torch.float64) / 2).to(unit.dtype), gradient.t() * (acts != 0)
 
 
 def _weights(pairs: Pairs, weight: Tensor, d_sae: int, first: int, rows: int) -> Tensor:

@@ -15,13 +15,15 @@ from sleave.penalties.chosen import Normalization
 from sleave.penalties.decoder import DecoderOrthogonality
 from sleave.penalties.guided import WEIGHT, GradientOrthogonality, MIOrtho, TemporalOrthogonality
 from sleave.penalties.information import InformationPenalty, Weighting
+from sleave.penalties.informed import InformedOrthogonality
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
 
+ONE_AT = 640  # d_in at which the weight of `informed` is 1; the squared error, a sum over d_in, grows with it
 KIND = (
-    "Which constraint: `none`; `selective` and its baseline `full`; `mi` (MI-Ortho) and its baselines `gradient` and "
-    "`temporal`; `information`, mutual information itself; or `decoder` (OrtSAE's), which looks at decoder directions "
-    "alone. Changing it starts its section from that kind's defaults."
+    "Which constraint: `none`; `informed`, sleave's own; `selective` and its baseline `full`; `mi` (MI-Ortho) and its "
+    "baselines `gradient` and `temporal`; `information`, mutual information itself; or `decoder` (OrtSAE's), which "
+    "looks at decoder directions alone. Changing it starts its section from that kind's defaults."
 )
 
 
@@ -30,8 +32,8 @@ class NoConstraint(Settings):
 
     kind: Literal["none"] = Field(default="none", description=KIND)
 
-    def build(self) -> Penalty | None:
-        """The penalty that these settings describe: none."""
+    def build(self, d_in: int) -> Penalty | None:
+        """The penalty that these settings describe for an autoencoder of that width of input: none."""
         return None
 
 
@@ -49,7 +51,7 @@ class FullConstraint(_Constraint):
     measure: Measure = "cosine"
     """`cosine` (uncentred, the paper's) or `pearson`."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return FullOrthogonality(self.weight, self.measure)
 
@@ -57,8 +59,6 @@ class FullConstraint(_Constraint):
 class _Chosen(_Constraint):
     """Constraints on the pairs that are most dependent."""
 
-    weight: float = Field(default=WEIGHT, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     top: float = Field(default=0.1, gt=0, lt=1)
     """Share of all P pairs that is pushed apart, zeros counted: 0.001 in *Top-k feature decorrelation*, 0.1 ("above
     the 90th percentile") in *MI-Ortho*."""
@@ -91,12 +91,14 @@ class SelectiveConstraint(_Orthogonal):
     refresh: int = Field(default=1, ge=0)
     """Choose the pairs anew every so many steps; 0: once, on the first batch."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return SelectiveOrthogonality(**_arguments(self))
 
 
 class _Guided(_Orthogonal):
+    weight: float = Field(default=WEIGHT, ge=0)
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
     normalization: Normalization = "mean"
     """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
     tau_ij (f_i.f_j)^2, a million times the reconstruction error when training begins."""
@@ -109,7 +111,7 @@ class GradientConstraint(_Guided):
     refresh: int = Field(default=0, ge=0)
     """Choose the pairs anew every so many steps; 0: once, on the first batch (run 5)."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return GradientOrthogonality(**_arguments(self))
 
@@ -121,23 +123,12 @@ class TemporalConstraint(_Guided):
     window: int = Field(default=20, ge=1)
     """Pool the last so many batches; the paper's 5 or 20."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return TemporalOrthogonality(**_arguments(self))
 
 
-class MIConstraint(_Guided):
-    """MI-Ortho: pairs with the most mutual information, pushed by tau_ij = tau_0 exp(beta I_ij)."""
-
-    kind: Literal["mi"] = Field(default="mi", description=KIND)
-    warmup_steps: int = Field(default=100, ge=0)
-    """The weight rises linearly from 0 over so many steps."""
-    tau_0: float = Field(default=0.5, gt=0)
-    """tau of a pair without mutual information."""
-    beta: float = Field(default=2.0, ge=0)
-    """How fast tau grows with mutual information."""
-    tau_max: float = Field(default=10.0, gt=0)
-    """Where tau is clipped: exact duplicates may reach hundreds."""
+class _ByInformation(_Orthogonal):
     estimator: Estimator = "atoms"
     """How mutual information is estimated: `atoms` (zero as an atom of its own, active values in bins of equal count),
     `activity` (on or off only) or `kde` (the paper's; exact, biased, and slow for codes that are not sparse)."""
@@ -151,11 +142,43 @@ class MIConstraint(_Guided):
     bandwidth_scale: BandwidthScale = "absolute"
     """Of `kde`: `absolute`, the paper's, or `std`: times each feature's standard deviation."""
 
-    def build(self) -> Penalty:
-        """The penalty that these settings describe."""
+    def _with_estimation(self) -> dict[str, Any]:
         arguments = _arguments(self)
         estimation = Estimation(**{name: arguments.pop(name) for name in Estimation.__dataclass_fields__})
-        return MIOrtho(**arguments, estimation=estimation)
+        return {**arguments, "estimation": estimation}
+
+
+class InformedConstraint(_ByInformation):
+    """sleave's own: pairs with mutual information over many batches, each pushed apart as hard as it has."""
+
+    kind: Literal["informed"] = Field(default="informed", description=KIND)
+    weight: float | None = Field(default=None, ge=0)
+    """What the sum over pairs is multiplied by; d_in / 640 if not given, which suits activations of about one unit per
+    dimension (buffer.scaling `standardise` and `norm`)."""
+    window: int = Field(default=20, ge=1)
+    """Choose from the last so many batches."""
+
+    def build(self, d_in: int) -> Penalty:
+        weight = d_in / ONE_AT if self.weight is None else self.weight
+        return InformedOrthogonality(**self._with_estimation() | {"weight": weight})
+
+
+class MIConstraint(_ByInformation, _Guided):
+    """MI-Ortho: pairs with the most mutual information, pushed by tau_ij = tau_0 exp(beta I_ij)."""
+
+    kind: Literal["mi"] = Field(default="mi", description=KIND)
+    warmup_steps: int = Field(default=100, ge=0)
+    """The weight rises linearly from 0 over so many steps."""
+    tau_0: float = Field(default=0.5, gt=0)
+    """tau of a pair without mutual information."""
+    beta: float = Field(default=2.0, ge=0)
+    """How fast tau grows with mutual information."""
+    tau_max: float = Field(default=10.0, gt=0)
+    """Where tau is clipped: exact duplicates may reach hundreds."""
+
+    def build(self, d_in: int) -> Penalty:
+        """The penalty that these settings describe."""
+        return MIOrtho(**self._with_estimation())
 
 
 class InformationConstraint(_Chosen):
@@ -173,7 +196,7 @@ class InformationConstraint(_Chosen):
     weighting: Weighting = "uniform"
     """Of kind `information`, w_ij: 1 (`uniform`), or the pair's mutual information (`information`)."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return InformationPenalty(**_arguments(self))
 
@@ -187,7 +210,7 @@ class DecoderConstraint(_Constraint):
     chunk: int = Field(default=8192, ge=2)
     """Of `decoder`: each direction is compared with the others of a random chunk of at least so many."""
 
-    def build(self) -> Penalty:
+    def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
         return DecoderOrthogonality(**_arguments(self))
 
@@ -199,6 +222,7 @@ def _arguments(settings: _Constraint) -> dict[str, Any]:
 
 ConstraintSettings = Annotated[
     NoConstraint
+    | InformedConstraint
     | SelectiveConstraint
     | FullConstraint
     | MIConstraint

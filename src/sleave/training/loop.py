@@ -84,7 +84,7 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     sae = initial_autoencoder(settings.autoencoder, sample.to(device), generator)
-    penalty: Penalty | None = settings.constraint.build()
+    penalty: Penalty | None = settings.constraint.build(sae.d_in)
     sparsity, controller = settings.sparsity, None
     if sparsity.target_l0 is not None:
         lr, steps = settings.optimizer.lr, settings.training.steps
