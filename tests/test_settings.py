@@ -7,7 +7,7 @@ from sleave.activations.settings import BufferSettings
 from sleave.base.errors import SleaveError, nearest
 from sleave.base.settings import differences, parse
 from sleave.language.settings import CorpusSettings
-from sleave.penalties.settings import FullConstraint, NoConstraint, SelectiveConstraint
+from sleave.penalties.settings import FullConstraint, InformedConstraint, NoConstraint, SelectiveConstraint
 from sleave.training.settings import OptimizerSettings, RunSettings
 
 KINDS = "'none', 'informed', 'selective', 'full', 'mi', 'gradient', 'temporal', 'information', 'decoder'"
@@ -32,7 +32,7 @@ def mistakes(values, kind=Everything):
 def test_defaults():
     settings = parse(RunSettings, GOOD, where="x")
     assert settings.autoencoder.d_sae == 8
-    assert settings.constraint == SelectiveConstraint()
+    assert settings.constraint == InformedConstraint()
     assert settings.training.steps == 1000
 
 
@@ -124,12 +124,17 @@ def test_list_with_mistakes_inside_is_not_called_too_short():
     assert line.startswith("`corpus` (= []): Tuple should have at least 1 item")
 
 
-@pytest.mark.parametrize("kind", ["none", "selective", "full"])
-def test_union_by_kind(kind):
-    settings = parse(RunSettings, {**GOOD, "constraint": {"kind": kind}}, where="x")
-    assert isinstance(
-        settings.constraint, {"none": NoConstraint, "full": FullConstraint}.get(kind, SelectiveConstraint)
-    )
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("none", NoConstraint),
+        ("informed", InformedConstraint),
+        ("selective", SelectiveConstraint),
+        ("full", FullConstraint),
+    ],
+)
+def test_union_by_kind(kind, settings):
+    assert type(parse(RunSettings, {**GOOD, "constraint": {"kind": kind}}, where="x").constraint) is settings
 
 
 def test_settings_are_frozen():

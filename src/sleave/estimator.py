@@ -70,8 +70,8 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
         k: how many features fire on a row, where the architecture says (the first three; on average, but for `topk`);
             None: one for every eight columns, at least 1 and at most 32.
         sparsity_weight: what the other three's L1 or L0 norm is multiplied by.
-        constraint: what keeps features apart: `none`, `selective`, `full`, `mi`, `gradient`, `temporal`,
-            `information` or `decoder`.
+        constraint: what keeps features apart: `none`, `informed`, `selective`, `full`, `mi`, `gradient`,
+            `temporal`, `information` or `decoder`.
         constraint_weight: what it is multiplied by; None: that kind's default.
         scaling: what rows go through before training: `standardise` each column, divide all by one number (`norm`), or
             `none`. It is folded in: `autoencoder_` reads rows as they are.
@@ -103,7 +103,7 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
         architecture: str = "topk",
         k: int | None = None,
         sparsity_weight: float = 0.04,
-        constraint: str = "selective",
+        constraint: str = "informed",
         constraint_weight: float | None = None,
         scaling: ScalingKind = "standardise",
         steps: int = 1000,

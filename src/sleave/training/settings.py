@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sleave.autoencoder.settings import AutoencoderSettings, TopKSettings
 from sleave.base.settings import DType, Settings
-from sleave.penalties.settings import ConstraintSettings, SelectiveConstraint
+from sleave.penalties.settings import ConstraintSettings, InformedConstraint
 
 
 class SparsitySettings(Settings):
@@ -106,7 +106,7 @@ class RunSettings(Settings):
     autoencoder: AutoencoderSettings
     """The dictionary."""
     sparsity: SparsitySettings = SparsitySettings()
-    constraint: ConstraintSettings = SelectiveConstraint()
+    constraint: ConstraintSettings = InformedConstraint()
     """What keeps features apart."""
     optimizer: OptimizerSettings = OptimizerSettings()
     training: TrainingSettings = TrainingSettings()
