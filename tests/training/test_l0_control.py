@@ -164,6 +164,26 @@ def test_training_ends_at_the_target(constraint):
     assert float((model.transform(x) > 0).sum(axis=1).mean()) == pytest.approx(9, rel=0.05)
 
 
+@pytest.mark.parametrize(("threshold_lr", "reached"), [(30.0, True), (1.0, False)])
+def test_thresholds_learn_fast_enough_for_a_target(threshold_lr, reached):
+    """As quickly as weights, they would move by 0.06 at most in these steps, while features fire at 1 or so."""
+    draw = np.random.default_rng(0)
+    acts = draw.random((4000, 256)) * (draw.random((4000, 256)) < 6 / 256)
+    x = acts @ draw.normal(size=(256, 64))
+    model = SparseAutoencoderEstimator(
+        256,
+        architecture="jumprelu",
+        constraint="none",
+        steps=200,
+        lr=3e-4,
+        batch_size=128,
+        settings={"sparsity": {"target_l0": 4}, "autoencoder": {"threshold_lr": threshold_lr}},
+        random_state=0,
+    ).fit(x)
+    l0 = float((model.transform(x) > 0).sum(axis=1).mean())
+    assert (l0 == pytest.approx(4, rel=0.1)) == reached
+
+
 def test_what_a_run_tells_of_it(store, tmp_path):
     run, settings = run_to(tmp_path / "run", store, "relu", 3.0, training={"steps": 40})
     train(settings, open_source(store), run)

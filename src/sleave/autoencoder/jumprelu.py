@@ -14,6 +14,7 @@ from sleave.base.errors import SleaveError
 
 THRESHOLD = 0.01  # SAELens's defaults, which suit activations of about one unit in each dimension
 BANDWIDTH = 0.05
+THRESHOLD_LR = 30.0  # Adam moves weights of about d_in^-1/2, and a threshold of about one, by the same in a step
 
 
 class JumpReLUAutoencoder(SparseAutoencoder):
@@ -26,6 +27,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
     Attributes:
         threshold: (d_sae,).
         bandwidth: width of the kernel, in units of z.
+        lr_scale: the threshold's learning rate, in multiples of that of the weights.
 
     Reference: Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
     Autoencoders".
@@ -41,6 +43,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         *,
         threshold: float = THRESHOLD,
         bandwidth: float = BANDWIDTH,
+        threshold_lr: float = THRESHOLD_LR,
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -51,6 +54,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
             )
         self.threshold = nn.Parameter(torch.full((d_sae,), float(threshold)))
         self.bandwidth = bandwidth
+        self.lr_scale = {"threshold": threshold_lr}
 
     def _codes(self, x: Tensor) -> Tensor:
         return self._jump(x @ self.W_enc + self.b_enc)

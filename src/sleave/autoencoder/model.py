@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -71,10 +71,12 @@ class SparseAutoencoder(nn.Module, ABC):
         dropout: share of the codes that the decoder does not see, in training.
         architecture: its name, as in settings.
         scale_free: whether each feature's codes may be rescaled without changing which fire.
+        lr_scale: parameters that learn at another rate, by name, in multiples of the optimizer's.
     """
 
     architecture: ClassVar[str]
     scale_free: ClassVar[bool] = True
+    lr_scale: Mapping[str, float] = {}
 
     def __init__(
         self,

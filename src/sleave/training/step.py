@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -125,7 +126,7 @@ class Stepper:
         if len(x) % parts:
             raise SleaveError(f"`training.accumulation` (= {parts}) must divide the batch of {len(x)} rows.")
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
         results = [self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)]
         least = [part.least for part in results if part.least is not None]
@@ -201,11 +202,12 @@ def autocast(device: torch.device, precision: DType) -> torch.autocast:
 
 
 def _optimizer(settings: OptimizerSettings, sae: SparseAutoencoder) -> torch.optim.Optimizer:
+    # A group for each parameter, in their order: so the optimizer numbers them as the autoencoder does.
+    groups = [{"params": [p], "scale": sae.lr_scale.get(name, 1.0)} for name, p in sae.named_parameters()]
+    common: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "fused": True}
     if settings.kind == "adam":
-        return torch.optim.Adam(sae.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
-    return torch.optim.AdamW(
-        sae.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )
+        return torch.optim.Adam(groups, **common)
+    return torch.optim.AdamW(groups, **common, weight_decay=settings.weight_decay)
 
 
 @dataclass(frozen=True)
