@@ -113,7 +113,8 @@ def _engine(namespace: Namespace, experiment: Experiment) -> Engine:
 
 
 def _states(experiment: Experiment) -> Table:
-    table = Table("run", "state", Column("seconds", justify="right"), Column("error", overflow="fold"))
+    folded = [Column(name, overflow="fold") for name in ("run", "error")]
+    table = Table(folded[0], "state", Column("seconds", justify="right"), folded[1])
     states = experiment.record().states
     for cell in experiment.cells:
         state, step = states[cell.name], last_step(experiment.run_of(cell.name))

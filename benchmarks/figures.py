@@ -1,0 +1,100 @@
+"""The figures of docs/results.md, drawn from results/*.json and benchmarks/recoupling.txt.
+
+    python -m benchmarks.figures        -> docs/figures/frontier.svg, docs/figures/recoupling.svg
+
+Needs matplotlib (requirements-dev.txt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from sleave.base.files import read_json
+from sleave.evaluation.figures import FVU
+from sleave.evaluation.methods import value_at
+
+matplotlib.use("svg")
+matplotlib.rcParams |= {"svg.hashsalt": "sleave", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ROOT / "docs" / "figures"
+GAINS = {  # path: title, and the aim that was set beforehand
+    "heldout.correlation.p999_pearson": ("99.9th percentile of |r|", -40),
+    "heldout.information.activity_noticeable": ("pairs with I > .01 nats", -80),
+    "heldout.information.activity_redundant": ("pairs with I > 10%", -60),
+}
+AIM_FVU = 1.0  # percent
+
+
+def main() -> None:
+    """Draw all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=FIGURES, help="the folder (default: docs/figures)")
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    save(frontier(read_json(ROOT / "results" / "frontier.json")["runs"]), out / "frontier.svg")
+    last = (ROOT / "benchmarks" / "recoupling.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
+    save(recoupling(json.loads(last)["results"]), out / "recoupling.svg")
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """The same bytes for the same numbers."""
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+
+
+def frontier(runs: Sequence[Mapping[str, Any]]) -> plt.Figure:
+    """What each constraint took off, over what it cost; a line joins weights of one method and share of pairs."""
+    (baseline,) = [run["results"] for run in runs if run["method"] == "none"]
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs:
+        if run["method"] != "none":
+            lines.setdefault(name_of(run), []).append(run["results"])
+    figure, axes = plt.subplots(1, len(GAINS), figsize=(11, 3.6), sharex=True)
+    for axis, (path, (title, aim)) in zip(axes, GAINS.items(), strict=True):
+        for name, results in lines.items():
+            points = sorted((more(r, baseline, FVU), more(r, baseline, path)) for r in results)
+            style = {"linewidth": 2.2} if name.startswith("informed") else {"linewidth": 1, "alpha": 0.8}
+            axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
+        axis.fill_between([-1, AIM_FVU], -100, aim, color="0.9", label="the aim", zorder=0)
+        axis.set(title=title, xlabel="FVU, % more than without", xlim=(-0.6, 11.5), ylim=(-100, 0))
+    axes[0].set_ylabel("% more than without")
+    axes[-1].legend(loc="upper right", fontsize=7, frameon=False)
+    return figure
+
+
+def name_of(run: Mapping[str, Any]) -> str:
+    """Method and what varies of it, but for its weight."""
+    varied = {key.rpartition(".")[2]: value for key, value in run["settings"].items()}
+    return ", ".join([run["method"], *(f"{key} {value:g}" for key, value in varied.items() if key != "weight")])
+
+
+def more(results: Mapping[str, Any], baseline: Mapping[str, Any], path: str) -> float:
+    """By how many percent a figure is above the baseline's."""
+    return 100 * (value_at(results, path) / value_at(baseline, path) - 1)
+
+
+def recoupling(looks: Sequence[Mapping[str, Any]]) -> plt.Figure:
+    """How many of the pairs that were chosen first are chosen still, and of those that left, how many are back."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True)
+    told = {"inside": "of the first pairs, in T now", "back": "of those that ever left, back", "information": "mean I"}
+    for axis, (key, title) in zip(axes, told.items(), strict=True):
+        for method in dict.fromkeys(look["method"] for look in looks):
+            mine = [look for look in looks if look["method"] == method]
+            axis.plot([look["step"] for look in mine], [look[key] for look in mine], marker=".", label=method)
+        axis.set(title=title, xlabel="step")
+        axis.set_ylim(bottom=0)
+    axes[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
