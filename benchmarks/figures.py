@@ -13,16 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from sleave.base.files import read_json
 from sleave.evaluation.figures import FVU
 from sleave.evaluation.methods import value_at
-
-matplotlib.use("svg")
-matplotlib.rcParams |= {"svg.hashsalt": "sleave", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-
-import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -32,40 +28,45 @@ GAINS = {  # path: title, and the aim that was set beforehand
     "heldout.information.activity_redundant": ("pairs with I > 10%", -60),
 }
 AIM_FVU = 1.0  # percent
+STYLE = {"svg.hashsalt": "sleave", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def main() -> None:
     """Draw all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=FIGURES, help="the folder (default: docs/figures)")
-    out = parser.parse_args().out
+    draw(parser.parse_args().out)
+
+
+def draw(out: Path) -> None:
+    """Draw all into a folder: the same bytes for the same numbers."""
     out.mkdir(parents=True, exist_ok=True)
-    save(frontier(read_json(ROOT / "results" / "frontier.json")["runs"]), out / "frontier.svg")
     last = (ROOT / "benchmarks" / "recoupling.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-    save(recoupling(json.loads(last)["results"]), out / "recoupling.svg")
+    with rc_context(STYLE):
+        figures = {
+            "frontier": frontier(read_json(ROOT / "results" / "frontier.json")["runs"]),
+            "recoupling": recoupling(json.loads(last)["results"]),
+        }
+        for name, figure in figures.items():
+            figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """The same bytes for the same numbers."""
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
-    plt.close(figure)
-
-
-def frontier(runs: Sequence[Mapping[str, Any]]) -> plt.Figure:
+def frontier(runs: Sequence[Mapping[str, Any]]) -> Figure:
     """What each constraint took off, over what it cost; a line joins weights of one method and share of pairs."""
     (baseline,) = [run["results"] for run in runs if run["method"] == "none"]
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         if run["method"] != "none":
             lines.setdefault(name_of(run), []).append(run["results"])
-    figure, axes = plt.subplots(1, len(GAINS), figsize=(11, 3.6), sharex=True)
+    figure = Figure(figsize=(11, 3.6))
+    axes = figure.subplots(1, len(GAINS), sharex=True)
     for axis, (path, (title, aim)) in zip(axes, GAINS.items(), strict=True):
         for name, results in lines.items():
             points = sorted((more(r, baseline, FVU), more(r, baseline, path)) for r in results)
             style = {"linewidth": 2.2} if name.startswith("informed") else {"linewidth": 1, "alpha": 0.8}
             axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, **style)
-        axis.fill_between([-1, AIM_FVU], -100, aim, color="0.9", label="the aim", zorder=0)
-        axis.set(title=title, xlabel="FVU, % more than without", xlim=(-0.6, 11.5), ylim=(-100, 0))
+        axis.fill_between([-0.5, AIM_FVU], -100, aim, color="0.9", label="the aim", zorder=0)
+        axis.set(title=title, xlabel="FVU, % more than without", ylim=(-100, 0))
     axes[0].set_ylabel("% more than without")
     axes[-1].legend(loc="upper right", fontsize=7, frameon=False)
     return figure
@@ -82,9 +83,10 @@ def more(results: Mapping[str, Any], baseline: Mapping[str, Any], path: str) -> 
     return 100 * (value_at(results, path) / value_at(baseline, path) - 1)
 
 
-def recoupling(looks: Sequence[Mapping[str, Any]]) -> plt.Figure:
+def recoupling(looks: Sequence[Mapping[str, Any]]) -> Figure:
     """How many of the pairs that were chosen first are chosen still, and of those that left, how many are back."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), sharex=True)
+    figure = Figure(figsize=(11, 3.2))
+    axes = figure.subplots(1, 3, sharex=True)
     told = {"inside": "of the first pairs, in T now", "back": "of those that ever left, back", "information": "mean I"}
     for axis, (key, title) in zip(axes, told.items(), strict=True):
         for method in dict.fromkeys(look["method"] for look in looks):

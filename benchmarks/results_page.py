@@ -41,7 +41,6 @@ from sleave.evaluation.figures import FIGURES, Figure
 from sleave.evaluation.methods import Method
 from sleave.evaluation.table import markdown_table, written
 from sleave.experiment.collect import write
-from sleave.experiment.grid import short_keys
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -104,7 +103,7 @@ def table(name: str, folder: Path = RESULTS) -> str:
 def _columns(runs: Sequence[Mapping[str, Any]], settings: TableSettings) -> dict[str, Method]:
     """The runs of each column, those of all seeds together."""
     grouped: dict[tuple[str, ...], dict[str, Any]] = {}
-    short = short_keys([key for run in runs for key in run["settings"]])
+    short = _short([key for run in runs for key in run["settings"]])
     for run in runs:
         wanted = not settings.methods or run["method"] in settings.methods
         wanted &= not settings.layers or run["layer"] in settings.layers
@@ -117,6 +116,12 @@ def _columns(runs: Sequence[Mapping[str, Any]], settings: TableSettings) -> dict
     grouped = {key: grouped[key] for key in sorted(grouped, key=lambda key: order.get(key[0], 0))}
     several = len({key[-1] for key in grouped}) > 1
     return {", ".join(key if several else key[:-1]): Method(results) for key, results in grouped.items()}
+
+
+def _short(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, such as `weight` of constraint.weight, unless several keys end alike."""
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    return {key: key if list(ends.values()).count(end) > 1 else end for key, end in ends.items()}
 
 
 def _figure(name: str) -> Figure:

@@ -33,7 +33,7 @@ def train(penalty: sleave.Penalty | None, folder: str) -> sleave.SparseAutoencod
 
 
 def main() -> None:
-    for name, penalty in (("without", None), ("with", sleave.SelectiveOrthogonality(top=0.01, weight=0.1))):
+    for name, penalty in (("without", None), ("with", sleave.InformedOrthogonality())):
         with tempfile.TemporaryDirectory() as folder:
             report(name, train(penalty, folder))
 

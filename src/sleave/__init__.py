@@ -5,7 +5,7 @@ import sleave
 sae = sleave.load("runs/mine")                 # an autoencoder of raw activations
 acts = sae.encode(x)                           # (batch, d_sae)
 
-penalty = sleave.SelectiveOrthogonality()      # in any training loop
+penalty = sleave.InformedOrthogonality()       # in any training loop
 loss = loss + penalty(acts)
 
 recipe = sleave.load_recipe("recipes/quickstart.toml", {"constraint": {"weight": 0.2}})

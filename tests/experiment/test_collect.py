@@ -18,7 +18,7 @@ from sleave.evaluation.methods import Method
 from sleave.experiment.collect import collect, write
 from sleave.training.run import RunDirectory
 
-CHANGED = "selective,weight=0.2/layer_08/seed_0"
+CHANGED = "selective,constraint.weight=0.2/layer_08/seed_0"
 
 
 def results(seed: int = 0, **heldout: Any) -> dict[str, Any]:

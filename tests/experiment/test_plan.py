@@ -207,7 +207,7 @@ def test_a_store_says_how_wide_it_is(tmp_path):
 # Memory
 
 KINDS = ("relu", "jumprelu", "gated", "topk", "batch_topk", "matryoshka")
-CONSTRAINTS = ("none", "selective", "full", "mi", "gradient", "temporal", "information", "decoder")
+CONSTRAINTS = ("none", "informed", "selective", "full", "mi", "gradient", "temporal", "information", "decoder")
 
 
 @given(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from benchmarks import figures
 from benchmarks.results_page import filled, main
 from made_runs import make_run
 
@@ -66,7 +67,7 @@ def test_a_table(folder):
 def test_settings_that_vary_and_layers(folder):
     set_table(folder, settings=True, layers=[], methods=["none", "selective"])
     assert rows(filled(PAGE, folder))[0][1:] == [
-        *("none, layer 8", "none, layer 3", "selective, layer 8", "selective, constraint.weight 0.2, layer 8"),
+        *("none, layer 8", "none, layer 3", "selective, layer 8", "selective, weight 0.2, layer 8"),
     ]
 
 
@@ -144,6 +145,18 @@ def test_differences(folder):
     found = rows(filled(PAGE, folder))
     mean = statistics.fmean(FVU)
     assert found[0] == ["", "FVU"]
-    assert [row[0] for row in found[2:4]] == ["selective", "selective, constraint.weight 0.2"]
+    assert [row[0] for row in found[2:4]] == ["selective", "selective, weight 0.2"]
     assert found[2][1].startswith(f"{0.4 / mean - 1:+.1%}")
     assert found[3][1].startswith(f"{0.5 / mean - 1:+.1%}")
+
+
+def test_figures_are_drawn_of_the_committed_results(tmp_path):
+    """Every method of the frontier and of the recoupling has its line; the same numbers give the same bytes."""
+    figures.draw(tmp_path / "a")
+    figures.draw(tmp_path / "b")
+    for name in ("frontier", "recoupling"):
+        first, second = ((tmp_path / folder / f"{name}.svg").read_bytes() for folder in "ab")
+        assert first == second
+    runs = read_json(figures.ROOT / "results" / "frontier.json")["runs"]
+    lines = figures.frontier(runs).axes[0].lines
+    assert sum(len(line.get_xdata()) for line in lines) == sum(run["method"] != "none" for run in runs) > 9

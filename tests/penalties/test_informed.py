@@ -80,4 +80,13 @@ def test_the_weight_follows_the_input():
     """The squared error is a sum over d_in."""
     assert InformedConstraint().build(640).weight == 1.0
     assert InformedConstraint().build(2304).weight == pytest.approx(3.6)
-    assert InformedConstraint(weight=0.5).build(2304).weight == 0.5
+    assert InformedConstraint(weight=0.5).build(2304).weight == pytest.approx(1.8)
+
+
+def test_only_what_is_dependent_is_pushed():
+    """Half of all independent pairs have less information than chance gives on average; none is pulled together."""
+    acts = batch(0, rows=1000, bound=0.0)
+    penalty = InformedOrthogonality(top=0.9)
+    penalty(acts)
+    assert 0 < len(penalty.pairs) < 0.6 * 435
+    assert float(penalty.pairs.score.min()) > 0

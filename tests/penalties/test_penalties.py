@@ -193,7 +193,7 @@ def test_every_way_gives_what_autograd_gives(seed, rows, d_sae, measure, columns
     pairs = top_pairs(acts, 0.4)
     weight = torch.rand(len(pairs), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     strength = acts.T @ acts if measure == "dot" else dense_correlation(acts, measure)
-    truth = (weight * strength[pairs.i, pairs.j].abs() ** power).sum()
+    truth = (weight * strength[pairs.i, pairs.j] ** power).sum()
     (true_grad,) = torch.autograd.grad(truth * 3, acts)
     varies = ~(acts == acts[:1]).all(0)
     with pytest.MonkeyPatch.context() as patch:
@@ -203,6 +203,30 @@ def test_every_way_gives_what_autograd_gives(seed, rows, d_sae, measure, columns
             (grad,) = torch.autograd.grad(value * 3, acts)
             torch.testing.assert_close(value, truth)
             torch.testing.assert_close(grad[:, varies], where_it_fires(true_grad, acts)[:, varies])
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_ways_agree_in_float32_and_under_autocast(power):
+    acts = codes(3, 200, 40).float().requires_grad_()
+    pairs = top_pairs(acts.detach(), 0.3)
+    weight = torch.rand(len(pairs), generator=torch.Generator().manual_seed(0)) - 0.3  # of either sign
+    reference = pair_penalty(acts, pairs, weight, way="pairs", power=power)
+    (gradient,) = torch.autograd.grad(reference, acts)
+    for way in ("coactivations", "dense"):
+        value = pair_penalty(acts, pairs, weight, way=way, power=power)
+        torch.testing.assert_close(value, reference)
+        torch.testing.assert_close(torch.autograd.grad(value, acts)[0], gradient, rtol=1e-4, atol=1e-7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = pair_penalty(acts, pairs, weight, way="dense", power=power)
+    (found,) = torch.autograd.grad(value, acts)
+    torch.testing.assert_close(found, gradient, rtol=0.05, atol=0.02 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize(("power", "some"), [(3, True), (1, False)])
+def test_another_power_is_refused(power, some):
+    pairs = top_pairs(codes(0, 50, 30), 0.1) if some else None
+    with pytest.raises(SleaveError, match=f"`power` \\(= {power}\\) must be 2, or 1 with chosen pairs"):
+        pair_penalty(codes(0, 50, 30), pairs, power=power)
 
 
 def test_the_way_with_the_least_work_is_taken():

@@ -14,7 +14,6 @@ from sleave.base.errors import SleaveError
 
 THRESHOLD = 0.01  # SAELens's defaults, which suit activations of about one unit in each dimension
 BANDWIDTH = 0.05
-THRESHOLD_LR = 30.0  # Adam moves weights of about d_in^-1/2, and a threshold of about one, by the same in a step
 
 
 class JumpReLUAutoencoder(SparseAutoencoder):
@@ -27,7 +26,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
     Attributes:
         threshold: (d_sae,).
         bandwidth: width of the kernel, in units of z.
-        lr_scale: the threshold's learning rate, in multiples of that of the weights.
+        lr_scale: the threshold's learning rate, in multiples of that of the weights: sqrt(d_in), unless given.
 
     Reference: Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU Sparse
     Autoencoders".
@@ -43,7 +42,7 @@ class JumpReLUAutoencoder(SparseAutoencoder):
         *,
         threshold: float = THRESHOLD,
         bandwidth: float = BANDWIDTH,
-        threshold_lr: float = THRESHOLD_LR,
+        threshold_lr: float | None = None,
         batch_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -54,7 +53,8 @@ class JumpReLUAutoencoder(SparseAutoencoder):
             )
         self.threshold = nn.Parameter(torch.full((d_sae,), float(threshold)))
         self.bandwidth = bandwidth
-        self.lr_scale = {"threshold": threshold_lr}
+        # Adam moves weights of about d_in^-1/2, and a threshold of about 1, by the same in a step.
+        self.lr_scale = {"threshold": d_in**0.5 if threshold_lr is None else threshold_lr}
 
     def _codes(self, x: Tensor) -> Tensor:
         return self._jump(x @ self.W_enc + self.b_enc)

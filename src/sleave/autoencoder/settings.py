@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sleave.autoencoder.batch_topk import BatchTopKAutoencoder
 from sleave.autoencoder.gated import GatedAutoencoder
-from sleave.autoencoder.jumprelu import BANDWIDTH, THRESHOLD, THRESHOLD_LR, JumpReLUAutoencoder
+from sleave.autoencoder.jumprelu import BANDWIDTH, THRESHOLD, JumpReLUAutoencoder
 from sleave.autoencoder.k_sparse import AUX_WEIGHT
 from sleave.autoencoder.matryoshka import MatryoshkaAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
@@ -76,8 +76,9 @@ class JumpReLUSettings(CommonAutoencoderSettings):
     """Of `jumprelu`: every feature's threshold at the start."""
     bandwidth: float = Field(default=BANDWIDTH, gt=0)
     """Of `jumprelu`: width of the kernel through which the threshold learns, in units of the scaled activations."""
-    threshold_lr: float = Field(default=THRESHOLD_LR, gt=0)
-    """Of `jumprelu`: the thresholds' learning rate, in multiples of `optimizer.lr`; 1 is SAELens's."""
+    threshold_lr: float | None = Field(default=None, gt=0)
+    """Of `jumprelu`: the thresholds' learning rate, in multiples of `optimizer.lr`; sqrt(d_in) if not given, 1 is
+    SAELens's."""
 
     def build(self, d_in: int) -> SparseAutoencoder:
         own: dict[str, Any] = {"bandwidth": self.bandwidth, "threshold_lr": self.threshold_lr}

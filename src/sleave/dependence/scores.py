@@ -124,15 +124,15 @@ class PairScores:
         return sorted_pairs(i, j, score)
 
     def attracted(self, fired: Int[Tensor, " d_sae"], rows: int) -> PairScores:
-        """The same with 0 at most for pairs that fire together no more often than chance would have it.
+        """The same with 0 for pairs that fire together no more often than chance would have it, and never less than 0.
 
         Args:
             fired: on how many rows each feature fires.
             rows: how many there are.
         """
         often = self.together * float(rows) > fired[self.i].double() * fired[self.j]
-        score = torch.where(often, self.score, self.score.clamp(max=0))
-        return replace(self, score=score, apart=self.apart.clamp(max=0))
+        score = torch.where(often, self.score, 0).clamp(min=0)
+        return replace(self, score=score, apart=torch.zeros_like(self.apart))
 
     def shrunk(self, by: float) -> PairScores:
         """Each score times m / (m + by), m the rows on which both features fire: what few rows say counts for less.

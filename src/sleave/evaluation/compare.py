@@ -220,12 +220,9 @@ def _gain(method: Method, figure: Figure) -> tuple[float, Interval] | None:
     part, _, name = figure.path.partition(".")
     if part != SYNTHETIC:
         return None
-    each = [results.get(part, {}) for results in method.runs.values()]
-    found = [(r.get("gain", {}).get(name), r.get("gain_intervals", {}).get(name)) for r in each]
-    gain, ends = found[0]
-    if gain is None or ends is None or any(other != found[0] for other in found):
-        return None
-    return gain, (ends[0], ends[1])
+    results = next(iter(method.runs.values()))
+    gain, ends = value_at(results, f"{part}.gain.{name}"), value_at(results, f"{part}.gain_intervals.{name}")
+    return None if gain is None or ends is None else (gain, (ends[0], ends[1]))
 
 
 def _over_documents(method: Method, reference: _Reference, path: str, difference: float) -> Interval | None:

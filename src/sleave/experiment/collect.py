@@ -69,6 +69,11 @@ def _finished(out: Path, state: Mapping[str, Any] | None) -> dict[str, RunDirect
         found = [run for run in runs_in(out) if run.finished]
         return {run.path.relative_to(out).as_posix() if run.path != out else out.name: run for run in found}
     cells = state.get("cells", {})
+    if old := [name for name, cell in cells.items() if "settings" not in cell]:
+        raise SleaveError(
+            f"`{out / FILE}` is of an older version, which did not keep what varies in {old[0]}. The same "
+            "`sleave experiment` command writes it anew; finished runs are reused."
+        )
     return {name: RunDirectory(out / name) for name, cell in cells.items() if cell["status"] == "finished"}
 
 
@@ -91,7 +96,7 @@ def _run(name: str, run: RunDirectory, cell: Mapping[str, Any]) -> dict[str, Any
         "method": name.partition("/")[0].partition(",")[0],
         "layer": config.get("layer"),
         "seed": config.get("seed"),
-        "settings": {key: value_at(config, key) for key in cell.get("settings", {})},
+        "settings": cell.get("settings", {}),
         "results": _figures(run.results()),
     }
 

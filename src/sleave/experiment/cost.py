@@ -11,6 +11,7 @@ from sleave.language.live import FIRST_ROWS
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
 
+REMEMBERED = 8  # bytes of a code in the window of a checkpoint: value and feature
 LOGGED = 500  # bytes that a step leaves in metrics.jsonl
 FIRING = 0.02  # share of dense codes that are not zero when training ends
 
@@ -130,10 +131,12 @@ def _buffer_rows(recipe: Recipe) -> int:
 
 
 def _run_disk(recipe: Recipe, size: Sizes) -> int:
-    """The autoencoder, a checkpoint (weights and two moments, the buffer's entries, pairs), and the metrics."""
+    """The autoencoder, a checkpoint (weights, two moments, the buffer's entries, pairs, the window), and metrics."""
     if recipe.harvest.store is None:
         buffer = _buffer_rows(recipe) * size.d_in * torch_dtype(recipe.model.dtype).itemsize
     else:
         buffer = 8 * min(_buffer_rows(recipe), recipe.harvest.max_tokens)
-    pairs = 2 * 20 * min(getattr(recipe.constraint, "top", 0.0) * size.pairs, size.together())
-    return round((1 + 3) * FLOAT * size.parameters + buffer + pairs) + LOGGED * recipe.training.steps
+    window = getattr(recipe.constraint, "window", 1)
+    pairs = 2 * 20 * min(getattr(recipe.constraint, "top", 0.0) * size.pairs, size.together(window))
+    remembered = REMEMBERED * size.batch * firing(size) * (window if window > 1 else 0)
+    return round((1 + 3) * FLOAT * size.parameters + buffer + pairs + remembered) + LOGGED * recipe.training.steps

@@ -69,22 +69,15 @@ def cells(experiment: ExperimentSettings, folder: Path) -> tuple[Cell, ...]:
 
 def _changes(experiment: ExperimentSettings, base: Recipe) -> Iterator[Variant]:
     """Each run of each grid."""
-    short = short_keys([key for grid in experiment.grid for key in grid.vary])
     for grid in experiment.grid:
         layers = grid.layers or experiment.layers or base.model.layers
         for seed, layer in product(grid.seeds or experiment.seeds, layers):
-            for name, changes, varied in _variants(grid, experiment, short):
+            for name, changes, varied in _variants(grid, experiment):
                 where = {"seed": seed, "layer": layer}
                 yield f"{name}/layer_{layer:02d}/seed_{seed}", {**changes, **where}, varied
 
 
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, such as `weight` of constraint.weight, unless several keys end alike."""
-    ends = {key: key.rpartition(".")[2] for key in keys}
-    return {key: key if list(ends.values()).count(end) > 1 else end for key, end in ends.items()}
-
-
-def _variants(grid: GridSettings, experiment: ExperimentSettings, short: Mapping[str, str]) -> Iterator[Variant]:
+def _variants(grid: GridSettings, experiment: ExperimentSettings) -> Iterator[Variant]:
     """Each method of a grid with each combination of what varies."""
     for method in grid.methods or experiment.methods:
         if method not in experiment.methods:
@@ -95,7 +88,7 @@ def _variants(grid: GridSettings, experiment: ExperimentSettings, short: Mapping
             for key, value in varied.items():
                 # A changed `kind` resets its section of the recipe, but not what is changed beside it.
                 changes = merged(changes, _nested(key, value), kept={})
-            name = ",".join([method, *(f"{short[key]}={_written(value)}" for key, value in varied.items())])
+            name = ",".join([method, *(f"{key}={_written(value)}" for key, value in varied.items())])
             yield name, changes, varied
 
 

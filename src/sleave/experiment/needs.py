@@ -230,7 +230,7 @@ def _constraint(recipe: Recipe, size: Sizes) -> float:
     if constraint.kind == "gradient":  # of every code, whatever fires
         gradients = FLOAT * size.codes * (3 + 5 * (window - 1))
         return dense + gradients + CHOSEN * top * size.pairs
-    listed = (INFORMED if constraint.kind in ("mi", "information") else CORRELATED) * size.together(window)
+    listed = (INFORMED if constraint.kind in ("mi", "informed", "information") else CORRELATED) * size.together(window)
     remembered = ENTRY * size.entries * (window if window > 1 else 0)
     return dense + listed + remembered + CHOSEN * min(top * size.pairs, size.together(window))
 

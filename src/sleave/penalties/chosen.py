@@ -54,14 +54,19 @@ class ChosenPairsPenalty(Penalty):
 
 
 class ChosenPairsOrthogonality(ChosenPairsPenalty):
-    """weight * sum over T of tau_ij C_ij^2, its mean, or the same of f_i.f_j.
+    """weight * sum over T of tau_ij C_ij^power, its mean, or the same of f_i.f_j.
 
     Args:
         criterion, weight, refresh, window, compare: see `ChosenPairsPenalty`.
         normalization: `mean` of tau C^2 over T; `sum` of it; or `none`: the sum of tau (f_i.f_j)^2, which grows as the
             square of the batch and the fourth power of the codes.
         measure: what C is, unless normalization is `none`.
+
+    Attributes:
+        power: 2, unless a subclass says otherwise.
     """
+
+    power = 2
 
     def __init__(
         self,
@@ -96,4 +101,5 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         pairs = self.chooser(acts, self.signal(W_dec, residual))
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
         weight = scale * self.strength(pairs)
-        return pair_penalty(acts, pairs, weight, "dot" if self.normalization == "none" else self.measure)
+        measure = "dot" if self.normalization == "none" else self.measure
+        return pair_penalty(acts, pairs, weight, measure, power=self.power)

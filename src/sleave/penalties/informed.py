@@ -1,25 +1,25 @@
-"""sleave's own: every dependent pair is pushed apart as hard as it is dependent."""
+"""sleave's own: the most dependent pairs, each pushed apart as hard as it is dependent."""
 
 from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.codes.codes import Codes
 from sleave.dependence.choice import ByInformation
-from sleave.dependence.correlation import Measure, check_measure
+from sleave.dependence.correlation import Measure
 from sleave.dependence.mutual_information import Estimation
-from sleave.penalties.chosen import ChosenPairsPenalty
-from sleave.penalties.pairwise import pair_penalty
+from sleave.dependence.pairs import Pairs
+from sleave.penalties.chosen import ChosenPairsOrthogonality
 
 
-class InformedOrthogonality(ChosenPairsPenalty):
-    """weight * sum over T of I_ij |C_ij|; T are the pairs with the most mutual information I over many batches.
+class InformedOrthogonality(ChosenPairsOrthogonality):
+    """weight * sum over T of I_ij C_ij; T are the pairs with the most mutual information I over many batches.
 
     C_ij on one batch is mostly noise: two features that each fire on one row in a hundred meet by chance on 0.4 of 4096
     rows. The mean of a square is that of the mean, and the noise beside it: so a sum of C_ij^2 pushes apart whatever
     meets, dependent or not, and the reconstruction pays for it. Here how hard a pair is pushed is known from `window`
-    batches, and only the direction comes from the batch at hand. T and I are not differentiated.
+    batches (of the first ones, from as many as there are), and only the direction comes from the batch at hand. T and I
+    are not differentiated.
 
     >>> import torch
     >>> acts = torch.relu(torch.randn(1000, 20, generator=torch.Generator().manual_seed(0)))
@@ -45,6 +45,8 @@ class InformedOrthogonality(ChosenPairsPenalty):
     Reference: docs/methods.md; *MI-Ortho*, Eqs. (9) to (11), is where it comes from.
     """
 
+    power = 1
+
     def __init__(
         self,
         weight: float = 1.0,
@@ -60,15 +62,7 @@ class InformedOrthogonality(ChosenPairsPenalty):
         criterion = ByInformation(
             top, min_coactivations, shrinkage, estimation or Estimation(bins=4), above_chance=True
         )
-        super().__init__(criterion, weight, refresh, window, compare)
-        self.measure = check_measure(measure)
+        super().__init__(criterion, weight, refresh, window, compare, normalization="sum", measure=measure)
 
-    def __call__(
-        self,
-        acts: Float[Tensor, "batch d_sae"] | Codes,
-        W_dec: Float[Tensor, "d_sae d_in"] | None = None,
-        residual: Float[Tensor, "batch d_in"] | None = None,
-    ) -> Float[Tensor, ""]:
-        self.check(acts)
-        pairs = self.chooser(acts)
-        return pair_penalty(acts, pairs, self.weight * pairs.score, self.measure, power=1)
+    def strength(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
+        return pairs.score

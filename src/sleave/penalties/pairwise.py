@@ -1,6 +1,6 @@
-"""sum over pairs of w_ij |C_ij|^p, p = 1 or 2, and its gradient, by whichever of three ways takes the least work.
+"""sum over pairs of w_ij C_ij^p, p = 1 or 2, and its gradient, by whichever of three ways takes the least work.
 
-With Z the scaled columns and S the symmetric matrix S_ij = p w_ij |C_ij|^(p - 1) sign C_ij on the pairs, the gradient
+With Z the scaled columns and S the symmetric matrix S_ij = p w_ij C_ij^(p - 1) on the pairs, the gradient
 in column i is (S Z - diag(S C) Z)_i / |f_i|; the second part is the norms', so that scaling a feature up or down gains
 nothing. A code that is zero gets no gradient: no activation function would pass it on, and so all sums run over what
 fires.
@@ -47,7 +47,7 @@ def pair_penalty(
     way: Way | None = None,
     power: int = 2,
 ) -> Float[Tensor, ""]:
-    """sum_T w_ij |C_ij|^power, differentiable in the codes (not in the weights).
+    """sum_T w_ij C_ij^power, differentiable in the codes (not in the weights).
 
     Args:
         acts: the codes. Computed in float64 if they are, in float32 otherwise. Of `Codes`, what fires together is
@@ -172,9 +172,9 @@ class _CodesPenalty(torch.autograd.Function):
 
 
 def _slopes(correlation: Tensor, weight: Tensor, power: int) -> tuple[Tensor, Tensor]:
-    """w |C|^p of each pair, and its derivative in C."""
+    """w C^p of each pair, and its derivative in C."""
     if power == 1:
-        return weight * correlation.abs(), weight * correlation.sign()
+        return weight * correlation, weight
     return weight * correlation.square(), 2 * weight * correlation
 
 
@@ -242,7 +242,7 @@ def _dense(
         dtype = None  # products of codes that are not scaled overflow float16
     factor = unit.to(dtype) if dtype else unit
     slope = torch.empty_like(unit)
-    terms = torch.zeros_like(inverse)  # sum over j of w_ij |C_ij|^p
+    terms = torch.zeros_like(inverse)  # sum over j of w_ij C_ij^p
     for start in range(0, unit.shape[0], COLUMNS):
         part = slice(start, start + COLUMNS)
         block = factor[part] @ factor.t()  # rows `part` of C
@@ -252,7 +252,8 @@ def _dense(
         else:
             assert weight is not None
             weights = _weights(pairs, weight.to(unit.dtype), unit.shape[0], start, len(block))
-            weights.mul_(block if power == 2 else block.sign())
+            if power == 2:
+                weights.mul_(block)
             terms[part] = (weights * block).sum(dim=1)
             block = weights.to(factor.dtype)
         slope[part] = block @ factor

@@ -19,7 +19,7 @@ from sleave.penalties.informed import InformedOrthogonality
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
 
-ONE_AT = 640  # d_in at which the weight of `informed` is 1; the squared error, a sum over d_in, grows with it
+ONE_AT = 640  # d_in at which a weight of `informed` was found; the squared error, a sum over d_in, grows with it
 KIND = (
     "Which constraint: `none`; `informed`, sleave's own; `selective` and its baseline `full`; `mi` (MI-Ortho) and its "
     "baselines `gradient` and `temporal`; `information`, mutual information itself; or `decoder` (OrtSAE's), which "
@@ -47,7 +47,7 @@ class FullConstraint(_Constraint):
 
     kind: Literal["full"] = Field(default="full", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
     measure: Measure = "cosine"
     """`cosine` (uncentred, the paper's) or `pearson`."""
 
@@ -71,7 +71,8 @@ class _Chosen(_Constraint):
     shrinkage: float = Field(default=0.0, ge=0)
     """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire."""
     compare: bool = False
-    """After each choice, log how many pairs the next batch would have chosen too (costs another choice)."""
+    """After each choice, log how many pairs the next batches, as many as the window, would have chosen too (costs
+    another choice; needs refresh above window)."""
 
 
 class _Orthogonal(_Chosen):
@@ -84,7 +85,7 @@ class SelectiveConstraint(_Orthogonal):
 
     kind: Literal["selective"] = Field(default="selective", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
     top: float = Field(default=0.001, gt=0, le=1)
     """Share of all P pairs that is pushed apart, zeros counted: 0.001 in *Top-k feature decorrelation*, 0.1 ("above
     the 90th percentile") in *MI-Ortho*."""
@@ -98,7 +99,7 @@ class SelectiveConstraint(_Orthogonal):
 
 class _Guided(_Orthogonal):
     weight: float = Field(default=WEIGHT, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
     normalization: Normalization = "mean"
     """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
     tau_ij (f_i.f_j)^2, a million times the reconstruction error when training begins."""
@@ -152,15 +153,18 @@ class InformedConstraint(_ByInformation):
     """sleave's own: pairs with mutual information over many batches, each pushed apart as hard as it has."""
 
     kind: Literal["informed"] = Field(default="informed", description=KIND)
-    weight: float | None = Field(default=None, ge=0)
-    """What the sum over pairs is multiplied by; d_in / 640 if not given, which suits activations of about one unit per
-    dimension (buffer.scaling `standardise` and `norm`)."""
+    weight: float = Field(default=1.0, ge=0)
+    """What the constraint, a sum over pairs, is multiplied by, times d_in / 640: the squared error is a sum over d_in.
+    1 suits activations of about one unit per dimension (buffer.scaling `standardise` and `norm`)."""
     window: int = Field(default=20, ge=1)
     """Choose from the last so many batches."""
 
+    shrinkage: float = Field(default=0.0, ge=0)
+    """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire, and push by that."""
+
     def build(self, d_in: int) -> Penalty:
-        weight = d_in / ONE_AT if self.weight is None else self.weight
-        return InformedOrthogonality(**self._with_estimation() | {"weight": weight})
+        """The penalty that these settings describe."""
+        return InformedOrthogonality(**self._with_estimation() | {"weight": self.weight * d_in / ONE_AT})
 
 
 class MIConstraint(_ByInformation, _Guided):
@@ -186,7 +190,7 @@ class InformationConstraint(_Chosen):
 
     kind: Literal["information"] = Field(default="information", description=KIND)
     weight: float = Field(default=100.0, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
     top: float = Field(default=0.001, gt=0, lt=1)
     """Share of all P pairs that is pushed apart, zeros counted."""
     bandwidth_factor: float = Field(default=0.15, gt=0)
@@ -206,7 +210,7 @@ class DecoderConstraint(_Constraint):
 
     kind: Literal["decoder"] = Field(default="decoder", description=KIND)
     weight: float = Field(default=0.25, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for the others."""
+    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
     chunk: int = Field(default=8192, ge=2)
     """Of `decoder`: each direction is compared with the others of a random chunk of at least so many."""
 

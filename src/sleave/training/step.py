@@ -203,11 +203,15 @@ def autocast(device: torch.device, precision: DType) -> torch.autocast:
 
 def _optimizer(settings: OptimizerSettings, sae: SparseAutoencoder) -> torch.optim.Optimizer:
     # A group for each parameter, in their order: so the optimizer numbers them as the autoencoder does.
-    groups = [{"params": [p], "scale": sae.lr_scale.get(name, 1.0)} for name, p in sae.named_parameters()]
+    groups: list[dict[str, Any]] = []
+    for name, parameter in sae.named_parameters():
+        scale = sae.lr_scale.get(name, 1.0)
+        # The optimizer decays by lr * weight_decay, and no parameter shall decay faster than the others.
+        groups.append({"params": [parameter], "scale": scale, "weight_decay": settings.weight_decay / scale})
     common: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "fused": True}
     if settings.kind == "adam":
         return torch.optim.Adam(groups, **common)
-    return torch.optim.AdamW(groups, **common, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, **common)
 
 
 @dataclass(frozen=True)
