@@ -68,7 +68,8 @@ def frontier(runs: Sequence[Mapping[str, Any]]) -> Figure:
         axis.fill_between([-0.5, AIM_FVU], -100, aim, color="0.9", label="the aim", zorder=0)
         axis.set(title=title, xlabel="FVU, % more than without", ylim=(-100, 0))
     axes[0].set_ylabel("% more than without")
-    axes[-1].legend(loc="upper right", fontsize=7, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=6, fontsize=8, frameon=False)
     return figure
 
 
@@ -93,7 +94,7 @@ def recoupling(looks: Sequence[Mapping[str, Any]]) -> Figure:
             mine = [look for look in looks if look["method"] == method]
             axis.plot([look["step"] for look in mine], [look[key] for look in mine], marker=".", label=method)
         axis.set(title=title, xlabel="step")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(look[key] for look in looks if look["step"] > 1))  # it falls most in the beginning
     axes[0].legend(fontsize=7, frameon=False)
     return figure
 

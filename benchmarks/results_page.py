@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RESULTS = ROOT / "results"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[^\n]*?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+FEW = ("dead features",)  # counts that may be next to nothing, of which a share says nothing
 BY_NAME = {figure.name: figure for figures in FIGURES.values() for figure in figures}
 
 
@@ -149,7 +150,7 @@ def _differences(columns: Mapping[str, Method], figures: Sequence[Figure]) -> li
 
 
 def _share(difference: Difference) -> str:
-    if not difference.baseline:
+    if not difference.baseline or difference.figure.name in FEW:
         return f"{difference.difference:+.3g}"
     share = f"{difference.difference / abs(difference.baseline):+.1%}"
     if difference.interval is None:

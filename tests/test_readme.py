@@ -28,7 +28,7 @@ def test_the_penalty_in_a_training_loop():
     names = {"sae": sae, "batches": batches}
     exec(next(s for s in snippets() if "any autoencoder's" in s).replace("    ...\n", ""), names)
     penalty, acts = names["penalty"], names["acts"]
-    assert len(penalty.pairs) == 1  # 0.1% of 780 pairs
+    assert len(penalty.pairs) == 78  # 10% of 780 pairs
     with_penalty = sae.W_enc.grad.clone()
     sae.zero_grad()
     for x in batches:
