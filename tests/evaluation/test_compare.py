@@ -153,6 +153,19 @@ def test_known_features_are_compared_within_their_own_worlds():
     assert (d.difference, d.interval, d.verdict) == (pytest.approx(-0.05), (-0.06, -0.04), "worse")
 
 
+def test_the_gain_of_several_seeds_is_that_of_their_worlds():
+    """Known features hang on no run's seed; a run without a constraint, held against another, has no gain."""
+    own = {"status": "ok", "mcc": 0.8, "intervals": {"mcc": [0.7, 0.9]}, "settings": {}, "gain": None}
+    with_gain = own | {"gain": {"mcc": 0.05}, "gain_intervals": {"mcc": [0.04, 0.06]}}
+    runs = {f"a{n}": run(seed=n) | {"ground_truth": own} for n in (0, 1)}
+    runs |= {f"b{n}": run("mi", seed=n) | {"ground_truth": with_gain} for n in (0, 1)}
+    d = of(compare(runs)[0], "ground_truth.mcc")
+    assert (d.difference, d.interval, d.verdict) == (pytest.approx(0.05), (0.04, 0.06), "better")
+    other = {"c": run(seed=0) | {"ground_truth": own}, "d": run(seed=1) | {"ground_truth": own}}
+    other["d"]["training"]["recipe"] = "denser"
+    assert of(compare(other, ["c"])[0], "ground_truth.mcc").verdict == "within noise"
+
+
 def test_seeds_are_taken_together():
     values = [0.30, 0.33, 0.36]
     runs = {f"b{n}": run("mi", v, seed=n) for n, v in enumerate(values)}
