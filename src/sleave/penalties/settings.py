@@ -47,7 +47,8 @@ class FullConstraint(_Constraint):
 
     kind: Literal["full"] = Field(default="full", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     measure: Measure = "cosine"
     """`cosine` (uncentred, the paper's) or `pearson`."""
 
@@ -69,7 +70,7 @@ class _Chosen(_Constraint):
     min_coactivations: int = Field(default=0, ge=0)
     """Leave out pairs that fire together in fewer rows of the window than this."""
     shrinkage: float = Field(default=0.0, ge=0)
-    """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire."""
+    """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire; `informed` pushes by it."""
     compare: bool = False
     """After each choice, log how many pairs the next batches, as many as the window, would have chosen too (costs
     another choice; needs refresh above window)."""
@@ -85,7 +86,8 @@ class SelectiveConstraint(_Orthogonal):
 
     kind: Literal["selective"] = Field(default="selective", description=KIND)
     weight: float = Field(default=0.1, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     top: float = Field(default=0.001, gt=0, le=1)
     """Share of all P pairs that is pushed apart, zeros counted: 0.001 in *Top-k feature decorrelation*, 0.1 ("above
     the 90th percentile") in *MI-Ortho*."""
@@ -99,7 +101,8 @@ class SelectiveConstraint(_Orthogonal):
 
 class _Guided(_Orthogonal):
     weight: float = Field(default=WEIGHT, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     normalization: Normalization = "mean"
     """`mean` of tau_ij C_ij^2 over the chosen pairs, the `sum` of it, or `none`: the paper's sum of
     tau_ij (f_i.f_j)^2, a million times the reconstruction error when training begins."""
@@ -154,13 +157,10 @@ class InformedConstraint(_ByInformation):
 
     kind: Literal["informed"] = Field(default="informed", description=KIND)
     weight: float = Field(default=1.0, ge=0)
-    """What the constraint, a sum over pairs, is multiplied by, times d_in / 640: the squared error is a sum over d_in.
-    1 suits activations of about one unit per dimension (buffer.scaling `standardise` and `norm`)."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     window: int = Field(default=20, ge=1)
     """Choose from the last so many batches."""
-
-    shrinkage: float = Field(default=0.0, ge=0)
-    """Choose by score * m / (m + shrinkage), m the rows of the window on which both fire, and push by that."""
 
     def build(self, d_in: int) -> Penalty:
         """The penalty that these settings describe."""
@@ -190,7 +190,8 @@ class InformationConstraint(_Chosen):
 
     kind: Literal["information"] = Field(default="information", description=KIND)
     weight: float = Field(default=100.0, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     top: float = Field(default=0.001, gt=0, lt=1)
     """Share of all P pairs that is pushed apart, zeros counted."""
     bandwidth_factor: float = Field(default=0.15, gt=0)
@@ -210,7 +211,8 @@ class DecoderConstraint(_Constraint):
 
     kind: Literal["decoder"] = Field(default="decoder", description=KIND)
     weight: float = Field(default=0.25, ge=0)
-    """What the constraint is multiplied by: a sum over pairs for `informed`, `selective` and `full`, else a mean."""
+    """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
+    d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
     chunk: int = Field(default=8192, ge=2)
     """Of `decoder`: each direction is compared with the others of a random chunk of at least so many."""
 
