@@ -138,6 +138,21 @@ def test_features_that_exclude_each_other():
     assert result == pytest.approx(truth, abs=1e-6)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), groups=st.integers(2, 5))
+def test_without_some_rows_is_as_if_they_had_never_been(seed, groups):
+    """With features that are dead, constant or fire once, in a group that is left out."""
+    acts = codes(60, 20, seed)
+    acts[:, 4] *= torch.arange(60) % groups == 0
+    whole, group = Codes.from_dense(acts), torch.arange(60) % groups
+    floor = turned(whole)
+    results = correlation.correlations(whole, floor, group)
+    assert asdict(next(results)) == pytest.approx(measure(acts), abs=1e-5)
+    for n, result in zip(range(groups), results, strict=True):
+        rest = correlation.correlation(whole.at_rows(group != n), floor.at_rows(group != n))
+        assert asdict(result) == pytest.approx(asdict(rest), abs=1e-5)
+
+
 def test_too_wide(monkeypatch, way):
     monkeypatch.setattr(correlation, "WIDEST", 8)
     measure(codes(d_sae=8))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sleave.base.errors import NotEnoughMemory
@@ -16,7 +17,7 @@ from sleave.dependence.selection import coactivations_are_few
 from sleave.evaluation.all_pairs import QUANTILES, AllPairs
 from sleave.evaluation.limits import OFTEN
 
-WIDEST = 16_384  # d_sae; at the end about 40 bytes are held for each of d_sae^2 numbers, here 11 GB
+WIDEST = 16_384  # d_sae; at the end about 50 bytes are held for each of d_sae^2 numbers, here 14 GB
 TAIL = 0.999
 
 
@@ -59,21 +60,29 @@ class CorrelationResult:
 
 
 def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
-    """The correlation of codes, given the same codes `turned` (or the same rows of both).
+    """The correlation of codes, given the same codes `turned`; see `correlations`."""
+    return next(correlations(codes, floor, torch.zeros(codes.rows, dtype=torch.int64)))
 
-    Where little fires together, that is listed, and everything else is known from two numbers a feature; otherwise the
-    centred Gram matrix of all features is added up, whose memory grows with d_sae^2.
+
+def correlations(codes: Codes, floor: Codes, group: Int64[Tensor, " rows"]) -> Iterator[CorrelationResult]:
+    """The correlation of codes, given the same codes `turned`; then without the rows of each group, in its order.
+
+    Where little fires together, that is listed, and everything else is known from two numbers a feature. Otherwise the
+    centred Gram matrix of all features is added up, whose memory grows with d_sae^2; what a group has added to it is
+    taken off again, so that all groups, each left out, cost no more than all rows.
 
     Reference: Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", Eq. (2.1).
 
     Raises:
         NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
     """
-    figures: list[float] = []
-    for (pairs, often), (chance, _) in zip(_measured(codes), _measured(floor), strict=True):
-        figures += [pairs.peak, often, pairs.mean(), *map(pairs.quantile, QUANTILES)]
-        figures += [pairs.mean() - chance.mean(), pairs.quantile(TAIL) - chance.quantile(TAIL)]
-    return CorrelationResult(*figures)
+    measured_codes = list(_measured(codes, group))  # one after the other: no more than one Gram matrix at a time
+    for of_codes, of_floor in zip(measured_codes, _measured(floor, group), strict=True):
+        figures: list[float] = []
+        for measured, chance in zip(of_codes, of_floor, strict=True):
+            figures += [measured.peak, measured.peak_often, measured.mean, *measured.quantiles]
+            figures += [measured.mean - chance.mean, measured.tail - chance.tail]
+        yield CorrelationResult(*figures)
 
 
 def turned(codes: Codes, seed: int = 0) -> Codes:
@@ -85,53 +94,101 @@ def turned(codes: Codes, seed: int = 0) -> Codes:
     return Codes(codes.d_sae, row_starts(row, codes.rows), codes.feature[order], codes.value[order])
 
 
-def _measured(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
-    """|cosine| and then |Pearson| of all pairs, each with the largest of pairs that fire together often."""
-    return _from_coactivations(codes) if coactivations_are_few(codes) else _densely(codes)
+class _Measured:
+    """The figures of |cosine|, or of |Pearson|, over all pairs."""
+
+    def __init__(self, pairs: AllPairs, often: Float[Tensor, " some"]) -> None:
+        self.peak, self.mean = pairs.peak, pairs.mean()
+        self.peak_often = float(often.max()) if len(often) else 0.0
+        self.quantiles = [pairs.quantile(q) for q in QUANTILES]
+        self.tail = self.quantiles[QUANTILES.index(TAIL)]
 
 
-def _from_coactivations(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
+def _measured(codes: Codes, group: Tensor) -> Iterator[list[_Measured]]:
+    """Of |cosine| and of |Pearson|: of all rows, then without each group of them."""
+    groups = group.unique().tolist()
+    if coactivations_are_few(codes):
+        yield _from_coactivations(codes)
+        yield from (_from_coactivations(codes.at_rows(group != number)) for number in groups)
+        return
+    if codes.d_sae > WIDEST:
+        raise NotEnoughMemory(
+            f"{codes.coactivations:,} co-activations of {codes.d_sae:,} features (= d_sae) are too many to list, and "
+            f"above {WIDEST:,} features a matrix of all pairs is too large."
+        )
+    whole = _Moments(codes.d_sae)
+    for number in groups:
+        whole.add(_moments(codes.at_rows(group == number)))
+    yield whole.measured()
+    for number in groups:
+        part = _moments(codes.at_rows(group == number))  # again, and the same to the last bit: nothing is left of it
+        whole.remove(part)
+        yield whole.measured()
+        whole.add(part)
+
+
+def _from_coactivations(codes: Codes) -> list[_Measured]:
     codes = codes.with_value(codes.value.double())
     i, j, together, dot = dots(codes)
-    often = together >= OFTEN
+    measured = []
     for centred in (False, True):
         mean, inverse = codes.moments(centred)
         score = ((dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]).abs()
         share = mean.abs() * inverse * codes.rows**0.5
-        yield AllPairs(score, share[i] * share[j], share), _peak_often(score, often)
+        measured.append(_Measured(AllPairs(score, share[i] * share[j], share), score[together >= OFTEN]))
+    return measured
 
 
-def _densely(codes: Codes) -> Iterator[tuple[AllPairs, float]]:
-    d_sae = codes.d_sae
-    if d_sae > WIDEST:
-        raise NotEnoughMemory(
-            f"{codes.coactivations:,} co-activations of {d_sae:,} features (= d_sae) are too many to list, and above "
-            f"{WIDEST:,} features a matrix of all pairs is too large."
-        )
-    comoment, together = torch.zeros(d_sae, d_sae, dtype=torch.float64), torch.zeros(d_sae, d_sae)
-    mean, rows = torch.zeros(d_sae, dtype=torch.float64), 0
+def _moments(codes: Codes) -> _Moments:
+    moments = _Moments(codes.d_sae)
     for acts in codes.dense_blocks():
+        moments.add_rows(acts)
+    return moments
+
+
+class _Moments:
+    """Of all features on some rows: means, centred Gram matrix in float64, on how many rows each two fire together."""
+
+    def __init__(self, d_sae: int) -> None:
+        self.rows = 0
+        self.mean = torch.zeros(d_sae, dtype=torch.float64)
+        self.comoment = torch.zeros(d_sae, d_sae, dtype=torch.float64)
+        self.together = torch.zeros(d_sae, d_sae)
+
+    def add(self, other: _Moments) -> None:
+        """Those of more rows."""
+        self._combine(1, other.rows, other.mean, other.comoment, other.together)
+
+    def add_rows(self, acts: Float[Tensor, "rows d_sae"]) -> None:
+        """Those of these rows."""
         fires = (acts > 0).to(acts.dtype)
-        together += fires.t() @ fires
-        own = acts.mean(dim=0, dtype=torch.float64)
-        centred = (acts - own).to(acts.dtype)
-        delta = own - mean
-        comoment += centred.t() @ centred
-        comoment.addr_(delta, delta, alpha=rows * len(acts) / (rows + len(acts)))
-        rows += len(acts)
-        mean += delta * (len(acts) / rows)
-    upper = torch.ones_like(together, dtype=torch.bool).triu_(diagonal=1)
-    often = together[upper] >= OFTEN
-    for matrix in (comoment.addr(mean, mean, alpha=rows), comoment):
-        score = _normalised(matrix)[upper].abs()
-        yield AllPairs(score, torch.zeros_like(score), mean.new_zeros(d_sae)), _peak_often(score, often)
+        mean = acts.mean(dim=0, dtype=torch.float64)
+        centred = (acts - mean).to(acts.dtype)
+        self._combine(1, len(acts), mean, centred.t() @ centred, fires.t() @ fires)
 
+    def remove(self, other: _Moments) -> None:
+        """Those of rows that were added."""
+        self._combine(-1, other.rows, other.mean, other.comoment, other.together)
 
-def _normalised(matrix: Tensor) -> Tensor:
-    square = matrix.diagonal()
-    inverse = torch.where(square > 0, square.rsqrt(), 0)
-    return matrix * inverse[:, None] * inverse
+    def _combine(self, sign: int, rows: int, mean: Tensor, comoment: Tensor, together: Tensor) -> None:
+        left, delta = self.rows + sign * rows, mean - self.mean
+        share = sign * rows / max(left, 1)
+        self.comoment.add_(comoment, alpha=sign).addr_(delta, delta, alpha=self.rows * share)
+        self.together.add_(together, alpha=sign)
+        self.mean += delta * share
+        self.rows = left
 
-
-def _peak_often(score: Tensor, often: Tensor) -> float:
-    return float(score[often].max()) if bool(often.any()) else 0.0
+    def measured(self) -> list[_Measured]:
+        """The figures of |cosine| and of |Pearson|."""
+        upper = torch.ones_like(self.together, dtype=torch.bool).triu_(diagonal=1)
+        often = self.together[upper] >= OFTEN
+        raw = self.comoment.addr(self.mean, self.mean, alpha=self.rows)
+        fires = self.together.diagonal() > 0  # once rows are removed, a little is left of what fired in them alone
+        least = torch.where(fires, 1e-12 * raw.diagonal(), torch.inf)  # of a constant feature, rounding is left
+        measured = []
+        for matrix in (raw, self.comoment):
+            square = matrix.diagonal()
+            inverse = torch.where(square > least, square.rsqrt(), 0)
+            score = (matrix * inverse[:, None]).mul_(inverse)[upper].abs_()
+            measured.append(_Measured(AllPairs(score, torch.zeros_like(score), torch.zeros_like(inverse)), score[often]))
+        return measured

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from sleave.base.errors import NotEnoughMemory
 from sleave.base.progress import progress, say
 from sleave.dependence.mutual_information import mutual_information
 from sleave.evaluation.codes import CodesResult, CodeStatistics
-from sleave.evaluation.correlation import CorrelationResult, correlation
+from sleave.evaluation.correlation import CorrelationResult, correlations
 from sleave.evaluation.decoder import DecoderResult, decoder_figures
 from sleave.evaluation.evidence import Evidence
 from sleave.evaluation.information import Information, InformationResult
@@ -101,19 +101,22 @@ def evaluate_rows(
     scaling = scaling or Scaling.identity(sae.d_in)
     read = read_rows(sae, batches, scaling, max_rows, documents, groups)
     norm = (sae.W_dec * scaling.scale).norm(dim=1)
-    whole = _figures(read, norm)
+    correlated = correlations(read.codes, read.turned, read.group)
+    whole = _figures(read, norm, correlated)
     decoder = _decoder(sae, read) if whole.information else None
     parts = {f.name: getattr(whole, f.name) for f in fields(whole)}
-    without = _without_each_group(read, norm)
+    without = _without_each_group(read, norm, correlated)
     return Evaluation(read.codes.rows, read.fingerprint, **parts, decoder=decoder, groups=without)
 
 
-def _figures(read: ReadRows, norm: Tensor, without: int | None = None) -> _OfRows:
-    """Of all rows, or of those that are not in one group."""
-    codes, floor, document = read.codes, read.turned, read.document
+def _figures(
+    read: ReadRows, norm: Tensor, correlated: Iterator[CorrelationResult], without: int | None = None
+) -> _OfRows:
+    """Of all rows, or of those that are not in one group; the next of the correlations is that of the same rows."""
+    codes, document = read.codes, read.document
     if without is not None:
         kept = read.group != without
-        codes, floor, document = codes.at_rows(kept), floor.at_rows(kept), document[kept]
+        codes, document = codes.at_rows(kept), document[kept]
     statistics, information, top = CodeStatistics(norm), Information(), TopPairs()
     statistics.update(codes)
     information.update(codes)
@@ -127,7 +130,7 @@ def _figures(read: ReadRows, norm: Tensor, without: int | None = None) -> _OfRow
         scaled,
         raw,
         statistics.compute(),
-        _unless_too_large("Correlation", lambda: correlation(codes, floor), tell),
+        _unless_too_large("Correlation", lambda: next(correlated, None), tell),
         _unless_too_large("Mutual information", information.compute, tell) if enough else None,
         _unless_too_large("The most correlated pairs", top.compute, tell) if enough else None,
     )
@@ -147,7 +150,9 @@ def _decoder(sae: SparseAutoencoder, read: ReadRows) -> DecoderResult:
     return decoder_figures(Evidence(sae, codes, mutual_information(codes, "activity"), moments.variance.sqrt()))
 
 
-def _without_each_group(read: ReadRows, norm: Tensor) -> dict[str, tuple[float, ...]]:
+def _without_each_group(
+    read: ReadRows, norm: Tensor, correlated: Iterator[CorrelationResult]
+) -> dict[str, tuple[float, ...]]:
     """By figure, what it is without each group that has rows; nothing if that leaves too little."""
     sizes = torch.bincount(read.group)
     groups = sizes.nonzero().flatten().tolist()
@@ -156,7 +161,7 @@ def _without_each_group(read: ReadRows, norm: Tensor) -> dict[str, tuple[float, 
     figures = []
     with progress("The same without each group of documents", len(groups), "groups") as advance:
         for group in groups:
-            figures.append(_numbers(_figures(read, norm, group)))
+            figures.append(_numbers(_figures(read, norm, correlated, group)))
             advance(1, "")
     shared = [path for path in figures[0] if all(path in others for others in figures)]
     return {path: tuple(each[path] for each in figures) for path in shared}
