@@ -190,5 +190,7 @@ class _Moments:
             square = matrix.diagonal()
             inverse = torch.where(square > least, square.rsqrt(), 0)
             score = (matrix * inverse[:, None]).mul_(inverse)[upper].abs_()
-            measured.append(_Measured(AllPairs(score, torch.zeros_like(score), torch.zeros_like(inverse)), score[often]))
+            measured.append(
+                _Measured(AllPairs(score, torch.zeros_like(score), torch.zeros_like(inverse)), score[often])
+            )
         return measured
