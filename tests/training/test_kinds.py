@@ -29,11 +29,11 @@ def trained(path, settings, store, kill_at=None):
     if kill_at is not None:
         batches, whole = [], source.next_batch
 
-        def next_batch():
+        def next_batch(*share):
             batches.append(1)
             if len(batches) == kill_at:
                 raise Killed
-            return whole()
+            return whole(*share)
 
         source.next_batch = next_batch
     train(settings, source, run)

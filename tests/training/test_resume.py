@@ -28,11 +28,11 @@ class Fragile:
     def __getattr__(self, name):
         return getattr(self._source, name)
 
-    def next_batch(self):
+    def next_batch(self, *share):
         self._left -= 1
         if self._left == 0:
             self._happen()
-        return self._source.next_batch()
+        return self._source.next_batch(*share)
 
 
 def kill():

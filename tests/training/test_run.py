@@ -207,8 +207,8 @@ def test_dead_features_are_counted_by_rows_since_they_fired(run, store):
     source = open_source(store)
     draw, drawn = source.next_batch, []
 
-    def next_batch():
-        drawn.append(draw())
+    def next_batch(*share):
+        drawn.append(draw(*share))
         return torch.zeros_like(drawn[-1]) if len(drawn) <= 7 else drawn[-1]  # nothing fires on zeros
 
     source.next_batch = next_batch

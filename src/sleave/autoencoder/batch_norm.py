@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 
 EPS = 1e-5  # as torch.nn.BatchNorm1d has it, like the next
 MOMENTUM = 0.1
@@ -77,5 +78,10 @@ def _moments(x: Tensor, correction: int) -> tuple[Tensor, Tensor]:
             f"Batch norm needs the statistics of at least 2 rows in training, and was given {len(rows)}. Use larger "
             "batches or fewer parts (`training.accumulation`), or set `autoencoder.batch_norm` to false."
         )
-    variance, mean = torch.var_mean(rows, dim=0, correction=correction)
-    return mean, variance
+    ranks = current()
+    if ranks.size == 1:
+        variance, mean = torch.var_mean(rows, dim=0, correction=correction)
+        return mean, variance
+    mean = ranks.mean(rows.mean(dim=0))  # of all ranks' rows, of which none has a gradient
+    number = len(rows) * ranks.size
+    return mean, ranks.mean((rows - mean).square().mean(dim=0)) * (number / (number - correction))

@@ -10,6 +10,7 @@ from sleave.autoencoder.jumprelu import JumpReLUAutoencoder
 from sleave.autoencoder.k_sparse import AUX_WEIGHT, KSparseAutoencoder
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 from sleave.codes.codes import Codes
 from sleave.codes.largest import largest_of_batch
 
@@ -58,7 +59,7 @@ class BatchTopKAutoencoder(KSparseAutoencoder):
         return torch.relu(z) * (z > self._set_threshold())
 
     def _largest(self, x: Tensor) -> Codes:
-        return largest_of_batch(x, self.W_enc, self.b_enc, max(1, round(self.k * len(x))))
+        return largest_of_batch(x, self.W_enc, self.b_enc, max(1, round(self.k * len(x) * current().size)))
 
     def _set_threshold(self) -> Tensor:
         if self.threshold < 0:

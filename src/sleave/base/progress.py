@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sleave.base.launch import silent
+
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal to redraw
 Advance = Callable[[float, str], None]
 
 
 def console() -> Console:
     """Where messages and tables go: standard error, so that standard output stays for results."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=silent())
 
 
 def say(message: str) -> None:
@@ -72,7 +74,7 @@ def _plain(title: str, total: float, unit: str, done: float) -> Advance:
         now = time.monotonic()
         finished = now_done >= total and not over
         over = over or finished
-        if finished or now - last >= PLAIN_SECONDS:
+        if (finished or now - last >= PLAIN_SECONDS) and not silent():
             last = now
             pace = (now_done - first) / max(now - began, 1e-9)
             left = max(total - now_done, 0) / max(pace, 1e-9)

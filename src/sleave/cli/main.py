@@ -42,10 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = parser.parse_args(arguments[:1] or ["--help"])
 
     from sleave.base.errors import SleaveError
+    from sleave.base.launch import launched_together
     from sleave.training.interruption import Interrupted, raised_on_sigterm
 
     kept = "stopped. What was finished is kept; the same command goes on."
     try:
+        if launched_together() and known.verb != "train":
+            raise SleaveError(f"`torchrun` is for `sleave train`; run `sleave {known.verb}` by itself.")
         with raised_on_sigterm(kept):
             import_module(f"sleave.cli.verbs.{known.verb}").run(arguments[1:])
     except SleaveError as error:

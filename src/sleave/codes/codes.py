@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import ALONE, Ranks
 from sleave.codes import kernels
 from sleave.codes.compiled import compiled
 
@@ -101,6 +102,13 @@ class Codes:
         feature, value = torch.cat([p.feature for p in parts]), torch.cat([p.value for p in parts])
         return Codes(parts[0].d_sae, torch.cat(starts), feature, value)
 
+    def gathered(self, ranks: Ranks) -> Codes:
+        """Those of all ranks, one after the other; differentiable as `Ranks.cat`."""
+        if ranks.size == 1:
+            return self
+        per_row, feature, value = (ranks.cat(part) for part in (self.start.diff(), self.feature, self.value))
+        return Codes(self.d_sae, torch.cat([self.start[:1], per_row.cumsum(0)]), feature, value)
+
     def __repr__(self) -> str:
         return f"Codes({self.rows:,} rows, {self.d_sae:,} features, {self.value.numel():,} active)"
 
@@ -170,17 +178,18 @@ class Codes:
         per_row = self.start.diff()
         return int((per_row * (per_row - 1) // 2).sum())
 
-    def moments(self, centred: bool) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+    def moments(self, centred: bool, ranks: Ranks = ALONE) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
         """Mean (0 if not centred) and inverse norm of each column, in float64; 0 for a column that has no norm.
 
-        See `correlation.unit_columns`, which has the same of dense codes.
+        See `correlation.unit_columns`, which has the same of dense codes. Columns go on over all ranks, of which each
+        has as many rows.
         """
         value = self.value.double()
         zeros = value.new_zeros(self.d_sae)
-        mean = zeros.index_add(0, self.feature, value) / self.rows if centred else zeros
-        square = zeros.index_add(0, self.feature, value.square())
+        mean = ranks.sum(zeros.index_add(0, self.feature, value)) / (self.rows * ranks.size) if centred else zeros
+        square = ranks.sum(zeros.index_add(0, self.feature, value.square()))
         off = zeros.index_add(0, self.feature, (value - mean[self.feature]).square())
-        norm = (off + (self.rows - self.fired) * mean.square()).sqrt()
+        norm = ranks.sum(off + (self.rows - self.fired) * mean.square()).sqrt()
         return mean, torch.where(norm > 1e-6 * square.sqrt(), 1 / norm, 0)
 
     def columns(self, features: Int[Tensor, " some"]) -> Float[Tensor, "batch some"]:

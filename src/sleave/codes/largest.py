@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 from sleave.codes import kernels
 from sleave.codes.codes import Codes, row_starts
 from sleave.codes.compiled import compiled
@@ -60,6 +61,8 @@ def largest_of_batch(
 ) -> Codes:
     """The `count` largest positive numbers of all of x W_enc + b_enc; of equal ones, those of earlier rows, features.
 
+    Where ranks share a batch, of all their rows.
+
     Reference: Bussmann, Leask & Nanda 2024, "BatchTopK Sparse Autoencoders", section 2.
     """
     kept: list[Codes] = []
@@ -69,7 +72,7 @@ def largest_of_batch(
         if sum(codes.value.numel() for codes in kept) > 2 * count:
             whole = _first(Codes.cat(kept), count)
             kept, floor = [whole], float(whole.value.min())
-    return _exact(_first(Codes.cat(kept), count), x, W_enc, b_enc)
+    return _exact(_first_of_all(_first(Codes.cat(kept), count), count), x, W_enc, b_enc)
 
 
 def _above(pre: Tensor, floor: float) -> Codes:
@@ -94,6 +97,22 @@ def _first(codes: Codes, count: int) -> Codes:
     kept = codes.value > least
     ties = (codes.value == least).nonzero().flatten()
     kept[ties[: count - int(kept.sum())]] = True
+    return codes.where(kept)
+
+
+def _first_of_all(codes: Codes, count: int) -> Codes:
+    """Those among the largest so many entries of all ranks, given the largest so many of each."""
+    ranks = current()
+    if ranks.size == 1:
+        return codes
+    values = ranks.gather(codes.value)
+    whole = torch.cat(values)
+    if whole.numel() <= count:
+        return codes
+    least = whole.kthvalue(whole.numel() - count + 1).values
+    ties = count - int((whole > least).sum()) - sum(int((value == least).sum()) for value in values[: ranks.rank])
+    kept = codes.value > least
+    kept[(codes.value == least).nonzero().flatten()[: max(ties, 0)]] = True
     return codes.where(kept)
 
 

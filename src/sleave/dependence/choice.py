@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 from sleave.codes.codes import Codes, as_codes, few_coactivations
 from sleave.dependence.correlation import Measure, check_measure
 from sleave.dependence.mutual_information import Estimation, mutual_information
@@ -88,6 +89,15 @@ class ByInformation(Criterion):
         return scores.top(self.top, min_coactivations=max(1, self.min_coactivations))
 
 
+def _of_all_ranks(acts: Tensor | Codes, gradient: Callable[[], Tensor] | None) -> tuple[Tensor | Codes, Tensor | Codes]:
+    """The codes of the whole batch, and what pairs are chosen by: every rank chooses from the same, and alike."""
+    acts, ranks = acts.detach(), current()
+    if ranks.size == 1:
+        return acts, acts if gradient is None else gradient()
+    whole = as_codes(acts).gathered(ranks)
+    return whole, whole if gradient is None else ranks.cat(gradient())
+
+
 class PairChooser:
     """Chooses pairs anew every so many calls, from the last so many batches.
 
@@ -130,16 +140,15 @@ class PairChooser:
         phase = self._calls % self.refresh if self.refresh else self._calls
         due = phase == 0
         again = self.compare and phase == self._windows["signal"].length
-        acts = acts.detach()
         if due or again:
-            chosen = self._choose(acts, acts if gradient is None else gradient())
+            chosen = self._choose(*_of_all_ranks(acts, gradient))
             if due:
                 self._overlap["overlap"] = chosen.jaccard(self.pairs) if self.pairs is not None else math.nan
                 self.pairs = chosen
             elif self.pairs is not None:
                 self._overlap["overlap_next"] = chosen.jaccard(self.pairs)
         elif self._next_choice_sees_it(phase):
-            self._remember(acts, acts if gradient is None else gradient())
+            self._remember(*_of_all_ranks(acts, gradient))
         self._calls += 1
         assert self.pairs is not None
         return self.pairs

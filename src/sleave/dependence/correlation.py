@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sleave.base.errors import SleaveError, check_one_of
+from sleave.base.ranks import ALONE, Ranks
 from sleave.dependence.pairs import chunks
 
 Measure = Literal["cosine", "pearson"]
@@ -29,7 +30,7 @@ def check_measure(measure: str) -> Measure:
 
 
 def unit_columns(
-    acts: Float[Tensor, "batch d_sae"], measure: Measure = "cosine"
+    acts: Float[Tensor, "batch d_sae"], measure: Measure = "cosine", ranks: Ranks = ALONE
 ) -> tuple[Float[Tensor, "d_sae batch"], Float[Tensor, " d_sae"]]:
     """Feature columns scaled to norm one (and centred first for Pearson), so that C = Z Z^T; and their inverse norms.
 
@@ -39,6 +40,7 @@ def unit_columns(
     Args:
         acts: the codes; float64 stays float64, anything else is computed in float32.
         measure: `cosine` is f_i.f_j / (|f_i| |f_j|), the paper's; `pearson` subtracts the means first.
+        ranks: over which columns go on; each has as many rows.
 
     Raises:
         SleaveError: the codes hold NaN or infinite values, or are not a matrix.
@@ -48,7 +50,7 @@ def unit_columns(
     if acts.ndim != 2:
         raise SleaveError(f"`acts` has shape {tuple(acts.shape)}; it must be (batch, d_sae).")
     columns = copied_columns(acts)
-    norms = torch.linalg.vector_norm(columns, dim=1)
+    norms = _norms(columns, ranks)
     if not bool(torch.isfinite(norms).all()):
         bad = int((~torch.isfinite(norms)).sum())
         raise SleaveError(
@@ -56,13 +58,18 @@ def unit_columns(
             "no correlation can be computed. Check the inputs, or lower the learning rate."
         )
     if measure == "pearson":
-        mean = columns.mean(dim=1, keepdim=True)
+        mean = ranks.mean(columns.mean(dim=1, keepdim=True))
         columns = columns - mean
-        centred = torch.linalg.vector_norm(columns, dim=1)
+        centred = _norms(columns, ranks)
         # Rounding leaves a constant column with a tiny remainder, which would be scaled up to pure noise.
         norms = torch.where(centred > 1e-6 * norms, centred, 0)
     inverse = torch.where(norms > 0, 1 / norms, 0)
     return columns.mul_(inverse[:, None]), inverse
+
+
+def _norms(columns: Tensor, ranks: Ranks) -> Tensor:
+    norms = torch.linalg.vector_norm(columns, dim=1)
+    return norms if ranks.size == 1 else ranks.sum(norms.square()).sqrt()
 
 
 def copied_columns(acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "d_sae batch"]:

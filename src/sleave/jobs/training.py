@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from sleave.activations.manifest import refuse_another_harvest
@@ -10,6 +11,7 @@ from sleave.activations.store import Store
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import say
+from sleave.base.ranks import Ranks, joined
 from sleave.recipe import Recipe, load_recipe
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory
@@ -31,7 +33,7 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
     """Train a recipe's autoencoder into `out`, harvesting first if its activations are not there.
 
     An unfinished run is resumed, a finished one is left as it is. With several layers, each is trained in a folder of
-    its own, `out`/layer_05 and so on.
+    its own, `out`/layer_05 and so on. The processes that `torchrun` starts share every batch; the first one writes.
 
     Args:
         recipe: the recipe, or the path of its file.
@@ -46,17 +48,33 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
         raise SleaveError(f"`{out}` is there and is no folder. Choose another place for the run.")
     layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
-    for layer, run in zip(layers, runs, strict=True):
-        one = recipe.model_copy(update={"layer": layer})
-        run.check(one.to_dict())  # before anything is read
-        if run.finished:
-            say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
-        else:
-            source = open_source(one)  # first, so that a mistake in the model or the text leaves no run behind
-            with exclusive(run.path):
-                run.begin(one.to_dict())
-                train_run(one, source, run)
+    with joined() as ranks:
+        for layer, run in zip(layers, runs, strict=True):
+            _train_layer(recipe.model_copy(update={"layer": layer}), run, ranks)
     return runs
+
+
+def _train_layer(recipe: Recipe, run: RunDirectory, ranks: Ranks) -> None:
+    run.check(recipe.to_dict())  # before anything is read
+    if ranks.all(run.finished):
+        say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
+        return
+    source = _opened(recipe, ranks)  # first, so that a mistake in the model or the text leaves no run behind
+    with exclusive(run.path) if ranks.first else nullcontext():
+        if ranks.first:
+            run.begin(recipe.to_dict())
+        ranks.wait()
+        train_run(recipe, source, run, ranks)
+
+
+def _opened(recipe: Recipe, ranks: Ranks) -> ActivationSource:
+    """Where batches come from; what has to be harvested first, the first rank harvests."""
+    if not ranks.first:
+        ranks.wait()
+    source = open_source(recipe)
+    if ranks.first:
+        ranks.wait()
+    return source
 
 
 def open_source(recipe: Recipe) -> ActivationSource:

@@ -16,6 +16,7 @@ from sleave.activations.scaling import Moments, Scaling
 from sleave.activations.settings import BufferSettings
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress, say
+from sleave.base.ranks import ALONE, Ranks
 from sleave.language.corpora import read_corpora
 from sleave.language.model import HookedModel
 from sleave.language.reading import Item, items, metadata, norm_limits, not_massive, read
@@ -146,9 +147,10 @@ class LiveSource:
             self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, buffer.batch_contexts * rows, seed
         )
 
-    def next_batch(self) -> Float[Tensor, "batch d_in"]:
-        """The next training batch: float32, scaled."""
-        return self.scaling.apply(self._buffer.next_batch().float())
+    def next_batch(self, ranks: Ranks = ALONE) -> Float[Tensor, "batch d_in"]:
+        """The next training batch, or a rank's share of it: float32, scaled. Every rank reads the whole text."""
+        rows = self._buffer.next_batch()
+        return self.scaling.apply(rows[ranks.share(len(rows))].float())
 
     def sample(self, n: int) -> Float[Tensor, "n d_in"]:
         """Training rows, float32 and scaled, the same at every call; at most those that were read first."""

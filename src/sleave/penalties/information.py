@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import check_one_of
+from sleave.base.ranks import current
 from sleave.codes.codes import Codes
 from sleave.dependence.choice import ByInformation
 from sleave.dependence.kde import kde_pairs
@@ -68,6 +69,8 @@ class InformationPenalty(ChosenPairsPenalty):
     ) -> Float[Tensor, ""]:
         self.check(acts)
         pairs = self.chooser(acts)
+        ranks = current()
+        acts = acts.gathered(ranks) if isinstance(acts, Codes) else ranks.cat(acts)  # a density is of all rows
         with torch.autocast(acts.device.type, enabled=False):
             bandwidth = (self.estimation.bandwidth_factor, self.estimation.bandwidth_scale)
             if isinstance(acts, Codes):

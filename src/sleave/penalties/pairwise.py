@@ -5,6 +5,9 @@ in column i is (S Z - diag(S C) Z)_i / |f_i|; the second part is the norms', so 
 nothing. A code that is zero gets no gradient: no activation function would pass it on, and so all sums run over what
 fires.
 
+Within a training step that ranks share (`sleave.base.ranks`), columns go on over all of them: norms and C are sums over
+ranks, and each gets the gradient at its own rows, times their number, since gradients are then averaged.
+
     over pairs          |T| * N     gathers the columns of each pair; the reference
     over coactivations  twice       walks what fires together; for sparse codes on a CPU
     dense               d_sae^2 * N matrix products; for many pairs of dense codes
@@ -21,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError, check_one_of
+from sleave.base.ranks import Ranks, current
 from sleave.codes.codes import Codes, few_coactivations
 from sleave.codes.compiled import compiled
 from sleave.dependence.coactivation import dots
@@ -75,9 +79,10 @@ def pair_penalty(
     if pairs is not None and weight is None:
         weight = torch.ones_like(pairs.score)
     if isinstance(acts, Codes):
-        if pairs is None and measure != "pearson":  # only what fires together has C other than 0
+        ranks = current()
+        if pairs is None and measure != "pearson" and ranks.size == 1:  # only what fires together has C other than 0
             pairs, weight = _together(acts), None
-        if pairs is not None and _walking_is_less_work(acts, pairs):
+        if pairs is not None and ranks.all(_walking_is_less_work(acts, pairs)):
             weight = torch.ones_like(pairs.score) if weight is None else weight
             walked: Tensor = _CodesPenalty.apply(acts.value, acts, pairs, weight, measure, power)
             return walked
@@ -110,7 +115,7 @@ def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
     work: dict[Way, float] = {"pairs": len(pairs) * rows, "dense": d_sae**2 * rows}
     way = min(work, key=lambda way: work[way] * COST[way])
     codes = few_coactivations(acts, work[way] * COST[way] / (2 * COST["coactivations"]))
-    return (way, None) if codes is None else ("coactivations", codes)
+    return ("coactivations", codes) if current().all(codes is not None) else (way, None)
 
 
 class _PairPenalty(torch.autograd.Function):
@@ -126,18 +131,20 @@ class _PairPenalty(torch.autograd.Function):
     ) -> Tensor:
         device = acts.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        ranks = current()
         ctx.acts = (acts.shape, acts.dtype)
+        ctx.ranks = ranks.size
         with torch.autocast(device, enabled=False):
             codes = None
             if way is None:
                 way, codes = _least_work(acts, pairs)
             if pairs is None or way == "dense":
-                value, gradient = _dense(acts, pairs, weight, measure, dtype, power)
+                value, gradient = _dense(acts, pairs, weight, measure, dtype, power, ranks)
             elif way == "coactivations":
                 codes = codes or Codes.from_dense(acts)
-                value, gradient, ctx.entries = _over_coactivations(codes, pairs, weight, measure, power)
+                value, gradient, ctx.entries = _over_coactivations(codes, pairs, weight, measure, power, ranks)
             else:
-                value, gradient = _over_pairs(acts, pairs, weight, measure, power)
+                value, gradient = _over_pairs(acts, pairs, weight, measure, power, ranks)
         ctx.save_for_backward(gradient)
         return value
 
@@ -145,7 +152,7 @@ class _PairPenalty(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        gradient = gradient * grad_output
+        gradient = gradient * (grad_output * ctx.ranks)
         shape, dtype = ctx.acts
         if (entries := getattr(ctx, "entries", None)) is None:
             return gradient.to(dtype), None, None, None, None, None
@@ -159,8 +166,11 @@ class _CodesPenalty(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, codes: Codes, pairs: Pairs, weight: Tensor, measure: Strength, power: int
     ) -> Tensor:
+        ranks = current()
+        ctx.ranks = ranks.size
         with torch.autocast(value.device.type, enabled=False):
-            total, gradient, _ = _over_coactivations(codes.with_value(value.detach()), pairs, weight, measure, power)
+            codes = codes.with_value(value.detach())
+            total, gradient, _ = _over_coactivations(codes, pairs, weight, measure, power, ranks)
         ctx.save_for_backward(gradient)
         return total
 
@@ -168,7 +178,7 @@ class _CodesPenalty(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_output, None, None, None, None, None
+        return gradient * (grad_output * ctx.ranks), None, None, None, None, None
 
 
 def _slopes(correlation: Tensor, weight: Tensor, power: int) -> tuple[Tensor, Tensor]:
@@ -178,22 +188,22 @@ def _slopes(correlation: Tensor, weight: Tensor, power: int) -> tuple[Tensor, Te
     return weight * correlation.square(), 2 * weight * correlation
 
 
-def _columns(acts: Tensor, measure: Strength) -> tuple[Tensor, Tensor]:
+def _columns(acts: Tensor, measure: Strength, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Scaled columns (d_sae, batch), and what they were multiplied by."""
     if measure != "dot":
-        return unit_columns(acts, measure)
+        return unit_columns(acts, measure, ranks)
     columns = copied_columns(acts)
     return columns, columns.new_ones(len(columns))
 
 
 def _over_pairs(
-    acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int
+    acts: Tensor, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
     assert weight is not None
     features, index = torch.cat([pairs.i, pairs.j]).unique(return_inverse=True)
     i, j = index.chunk(2)
-    unit, inverse = _columns(acts[:, features], measure)
-    correlation = pair_correlation(unit, i, j)
+    unit, inverse = _columns(acts[:, features], measure, ranks)
+    correlation = ranks.sum(pair_correlation(unit, i, j))
     terms, slope = _slopes(correlation, weight.to(unit.dtype), power)
     pull = torch.zeros_like(inverse)
     if measure != "dot":
@@ -215,17 +225,17 @@ def _sparse(row: Tensor, column: Tensor, value: Tensor, size: int) -> Tensor:
 
 
 def _over_coactivations(
-    codes: Codes, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int
+    codes: Codes, pairs: Pairs, weight: Tensor | None, measure: Strength, power: int, ranks: Ranks
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The value, the gradient at the entries that fire, and where in the flattened codes those are."""
     assert weight is not None
     mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
     if measure != "dot":
-        mean, inverse = codes.moments(centred=measure == "pearson")
+        mean, inverse = codes.moments(measure == "pearson", ranks)
     *near, order = pairs.neighbours(codes.d_sae)
     entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *near)
     parts = torch.get_num_threads()
-    correlation: Tensor = compiled(kernels.correlations, *entries, mean, inverse, parts)
+    correlation = ranks.sum(compiled(kernels.correlations, *entries, mean, inverse, parts))
     terms, slope = _slopes(correlation, weight.double()[order], power)
     slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
     pull = float(measure != "dot")
@@ -235,9 +245,15 @@ def _over_coactivations(
 
 
 def _dense(
-    acts: Tensor, pairs: Pairs | None, weight: Tensor | None, measure: Strength, dtype: torch.dtype | None, power: int
+    acts: Tensor,
+    pairs: Pairs | None,
+    weight: Tensor | None,
+    measure: Strength,
+    dtype: torch.dtype | None,
+    power: int,
+    ranks: Ranks,
 ) -> tuple[Tensor, Tensor]:
-    unit, inverse = _columns(acts, measure)
+    unit, inverse = _columns(acts, measure, ranks)
     if measure == "dot":
         dtype = None  # products of codes that are not scaled overflow float16
     factor = unit.to(dtype) if dtype else unit
@@ -245,7 +261,7 @@ def _dense(
     terms = torch.zeros_like(inverse)  # sum over j of w_ij C_ij^p
     for start in range(0, unit.shape[0], COLUMNS):
         part = slice(start, start + COLUMNS)
-        block = factor[part] @ factor.t()  # rows `part` of C
+        block = ranks.sum(factor[part] @ factor.t())  # rows `part` of C
         if pairs is None:
             block.diagonal(start).zero_()
             terms[part] = block.to(unit.dtype).square().sum(dim=1)

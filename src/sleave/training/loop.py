@@ -19,6 +19,7 @@ from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
 from sleave.base.files import digest
 from sleave.base.progress import progress, say
+from sleave.base.ranks import ALONE, Ranks
 from sleave.interop.writing import save
 from sleave.penalties.penalty import Penalty
 from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
@@ -34,8 +35,14 @@ LAST_STEPS = 100  # the papers report averages over the last 100 steps
 MISSED = 0.05  # of the target: how far from it L0 may end before that is said
 
 
-def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) -> dict[str, Any]:
+def train(settings: RunSettings, source: ActivationSource, run: RunDirectory, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train an autoencoder in a run directory that has begun; goes on from its checkpoint if there is one.
+
+    Args:
+        settings: of the run.
+        source: of the whole batches, the same on every rank.
+        run: where the first rank writes, and all read.
+        ranks: the processes that share each batch.
 
     Returns:
         the summary that also goes to results.json under `training`.
@@ -44,12 +51,22 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
         SleaveError: the loss or the activations are not finite, the disk is full, ...; the last checkpoint stays.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    stepper = _build(settings, source)
+    stepper = _build(settings, source, ranks)
     done = Progress.none(stepper)
     if run.checkpoint_file.is_file():
         done = read_checkpoint(run.checkpoint_file, stepper, source)
         say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
     _steps(settings, source, run, stepper, done)
+    if ranks.first:
+        _finish(settings, source, run, stepper, done)
+    ranks.wait()
+    summary: dict[str, Any] = run.results()["training"]
+    return summary
+
+
+def _finish(
+    settings: RunSettings, source: ActivationSource, run: RunDirectory, stepper: Stepper, done: Progress
+) -> None:
     run.save_scaling(source.scaling)
     if stepper.penalty is not None and stepper.penalty.chooses and stepper.penalty.pairs is not None:
         run.save_pairs(stepper.penalty.pairs)
@@ -58,24 +75,23 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory) ->
         run.sae,
         {**source.metadata, "training_tokens": done.rows},
     )
-    summary = _summary(settings, run, stepper)
-    run.add_results("training", summary)
-    return summary
+    run.add_results("training", _summary(settings, run, stepper))
 
 
-def _build(settings: RunSettings, source: ActivationSource) -> Stepper:
+def _build(settings: RunSettings, source: ActivationSource, ranks: Ranks) -> Stepper:
     rows = max(NUM_SAMPLES, settings.autoencoder.d_sae)
     if source.num_train_rows is not None:
         rows = min(rows, source.num_train_rows)
-    return begin(settings, source.sample(rows))
+    return begin(settings, source.sample(rows), ranks)
 
 
-def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
+def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], ranks: Ranks = ALONE) -> Stepper:
     """What the settings describe, before its first step; sets torch's own seed.
 
     Args:
         settings: of the run.
         sample: scaled training rows to initialise by, `NUM_SAMPLES` or more if there are as many.
+        ranks: the processes that share each batch; all begin from the first one's weights.
 
     Raises:
         SleaveError: no such device here, or k is above d_sae.
@@ -89,7 +105,9 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"]) -> Stepper:
     if sparsity.target_l0 is not None:
         lr, steps = settings.optimizer.lr, settings.training.steps
         controller = L0Controller(sparsity.target_l0, sparsity.weight, steps, lr)
-    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller)
+    for tensor in sae.state_dict().values():
+        ranks.take_first_(tensor)
+    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, ranks)
 
 
 def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Tensor, "batch d_in"]) -> StepResult:
@@ -113,8 +131,8 @@ def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Te
     if control is not None:
         control.update(result.l0, result.sparsity / max(result.variance, 1e-30))
     done.step += 1
-    done.rows += len(x)
-    done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + len(x))
+    done.rows += result.rows
+    done.since_fired = torch.where(result.fired > 0, 0, done.since_fired + result.rows)
     return result
 
 
@@ -122,23 +140,24 @@ def _steps(
     settings: RunSettings, source: ActivationSource, run: RunDirectory, stepper: Stepper, done: Progress
 ) -> None:
     steps = settings.training.steps
-    loggers: list[Logger] = [
-        *open_trackers(settings.training.trackers, run, done.step),
-        run.open_metrics(done.step),
-    ]
+    ranks = stepper.ranks
+    loggers: list[Logger] = []
+    if ranks.first:
+        loggers = [*open_trackers(settings.training.trackers, run, done.step), run.open_metrics(done.step)]
     try:
         with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as shown:
             while done.step < steps:
                 began = time.perf_counter()
                 lr = learning_rate(settings.optimizer, done.step, steps)
-                result = advance(settings, stepper, done, source.next_batch().to(stepper.device))
+                result = advance(settings, stepper, done, source.next_batch(ranks).to(stepper.device))
                 record = _record(result, stepper, done, settings.training.dead_after_tokens)
                 record |= {"lr": lr, "seconds": time.perf_counter() - began}
                 for logger in loggers:
                     logger.log(record)
                 shown(1, note(result))
-                stop = request.signal_number
-                if done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None:
+                stop = ranks.most(request.signal_number or 0) or None  # asked of one, all stop after the same step
+                due = done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None
+                if due and ranks.first:
                     write_checkpoint(run.checkpoint_file, stepper, source, done)
                 if stop is not None and done.step < steps:
                     raise Interrupted(

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
+from sleave.base.ranks import ALONE, Ranks, sharing
 from sleave.base.settings import DType
 from sleave.codes.codes import Codes
 from sleave.penalties.penalty import Penalty
@@ -87,12 +88,14 @@ class Stepper:
         penalty: Penalty | None,
         clip_norm: float = 0.0,
         controller: L0Controller | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.sae = sae
         self.penalty = penalty
         self.settings = training
         self.clip_norm = clip_norm
         self.controller = controller
+        self.ranks = ranks
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
@@ -111,7 +114,7 @@ class Stepper:
         """Update on one batch of scaled activations.
 
         Args:
-            x: the rows.
+            x: the rows; where ranks share the batch, those of this one, of which each has as many.
             lr: learning rate.
             sparsity_weight: what the sparsity term is multiplied by.
             constraint_scale: what the constraint is multiplied by, besides its weight.
@@ -128,11 +131,14 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        results = [self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)]
-        least = [part.least for part in results if part.least is not None]
-        updated = self._update()
-        self.sae.track(x, torch.stack(least).mean() if least else None)
-        return _merge(results, x, sparsity_weight, updated)
+        with sharing(self.ranks):
+            results = [
+                self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)
+            ]
+            least = [part.least for part in results if part.least is not None]
+            updated = self._update()
+            self.sae.track(x, torch.stack(least).mean() if least else None)
+        return _merge(results, x, sparsity_weight, updated, self.ranks)
 
     def _accumulate(
         self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int, dead: Tensor | None
@@ -151,7 +157,7 @@ class Stepper:
             with self._autocast():
                 constraint = constraint_scale * self.penalty(acts, self.sae.W_dec, residual.detach())
         loss = mse + sparsity + auxiliary + constraint
-        values = torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach()
+        values = self.ranks.mean(torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach())
         if not bool(torch.isfinite(values).all()):
             names = ("reconstruction", "L1", "sparsity", "auxiliary", "constraint", "loss")
             shown = ", ".join(f"{n} {float(v):g}" for n, v in zip(names, values, strict=True))
@@ -161,7 +167,15 @@ class Stepper:
             )
         self.scaler.scale(loss / parts).backward()
         fired = acts.fired.float() if isinstance(acts, Codes) else (acts.detach() > 0).float().sum(dim=0)
-        return _Part(values, fired, total.detach() / len(x), given.least)
+        return _Part(
+            values, self.ranks.sum(fired), self.ranks.mean(total.detach() / len(x)), self._least_of_all(given.least)
+        )
+
+    def _least_of_all(self, least: Tensor | None) -> Tensor | None:
+        if self.ranks.size == 1:
+            return least
+        of_all = self.ranks.least(torch.full((), torch.inf, device=self.device) if least is None else least.float())
+        return of_all if bool(of_all.isfinite()) else None
 
     def _autocast_pass(self, x: Tensor, dead: Tensor | None) -> TrainingPass:
         with self._autocast():
@@ -175,6 +189,9 @@ class Stepper:
 
     @torch.no_grad()
     def _update(self) -> bool:
+        for parameter in self.sae.parameters():
+            if parameter.grad is not None:
+                self.ranks.average_(parameter.grad)
         self.scaler.unscale_(self.optimizer)
         W_dec = self.sae.W_dec
         if self.settings.decoder_gradient == "projected" and W_dec.grad is not None:
@@ -224,7 +241,7 @@ class _Part:
     least: Tensor | None
 
 
-def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool) -> StepResult:
+def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool, ranks: Ranks) -> StepResult:
     values = torch.stack([p.values for p in parts]).double().mean(dim=0)
     mse, l1, sparsity, auxiliary, constraint, loss = values.tolist()
     return StepResult(
@@ -235,12 +252,18 @@ def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool)
         auxiliary=auxiliary,
         constraint=constraint,
         loss=loss,
-        variance=float(x.var(dim=0, correction=0).sum()),
-        rows=len(x),
+        variance=_variance(x, ranks),
+        rows=len(x) * ranks.size,
         fired=torch.stack([p.fired for p in parts]).sum(dim=0),
         mean_act=torch.stack([p.mean_act for p in parts]).mean(dim=0),
         updated=updated,
     )
+
+
+def _variance(x: Tensor, ranks: Ranks) -> float:
+    if ranks.size == 1:
+        return float(x.var(dim=0, correction=0).sum())
+    return float(ranks.mean((x - ranks.mean(x.mean(dim=0))).square().mean(dim=0)).sum())
 
 
 def _feature_sums(acts: Tensor | Codes) -> Tensor:

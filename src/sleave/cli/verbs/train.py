@@ -17,6 +17,7 @@ Train a sparse autoencoder as a recipe says, harvesting first if the activations
   sleave train recipes/quickstart.toml --out runs/none --constraint.kind none
   sleave train recipes/quickstart.toml --out runs/strong --constraint.weight 0.5 --training.steps 2000
   sleave train recipes/quickstart.toml --out runs/live --harvest.store None      (no disk: reads the model as it goes)
+  torchrun --nproc-per-node=2 -m sleave train recipes/quickstart.toml --out runs/mine    (every batch shared out)
 
 The same command on an unfinished DIR goes on from its last checkpoint; on a finished one it says so and stops.
 DIR gets config.toml (everything resolved), metrics.jsonl (a line per step), sae/ (opens in SAELens as it is) and
