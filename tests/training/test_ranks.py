@@ -123,7 +123,7 @@ def test_one_process_goes_on_where_two_were_stopped(tmp_path):
 def test_only_training_is_shared():
     done = launched(2, "-m", "sleave", "evaluate", "nowhere")
     assert done.returncode != 0
-    assert "`torchrun` is for `sleave train`; run `sleave evaluate` by itself." in done.stderr
+    assert "`torchrun` is for `sleave harvest` and `train`; run `sleave evaluate` by itself." in done.stderr
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -74,12 +74,12 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([len(tensor)]))
+        _together(dist.all_gather, lengths, torch.tensor([len(tensor)]))
         longest = max(int(n) for n in lengths)
         padded = tensor.new_zeros(longest, *tensor.shape[1:])
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        _together(dist.all_gather, parts, padded)
         return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
 
     def cat(self, tensor: Tensor) -> Tensor:
@@ -95,12 +95,19 @@ class Ranks:
         if self.size > 1:
             tensor.copy_(self.mean(tensor))
 
+    def fill_(self, tensor: Tensor) -> None:
+        """Put together what each rank has of it where the others have zeros, to the last bit."""
+        if self.size > 1 and tensor.numel():
+            # As integers, of which no sum is rounded.
+            whole = tensor.view(torch.int32 if tensor.shape[-1] * tensor.element_size() % 4 == 0 else torch.uint8)
+            whole.copy_(self.sum(whole))
+
     @torch.no_grad()
     def take_first_(self, tensor: Tensor) -> None:
         """Put the first rank's in its place."""
         if self.size > 1:
             whole = tensor.contiguous()
-            dist.broadcast(whole, 0)
+            _together(dist.broadcast, whole, 0)
             tensor.copy_(whole)
 
     def wait(self) -> None:
@@ -112,8 +119,18 @@ class Ranks:
         if self.size == 1:
             return tensor
         whole = tensor.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(whole, operation)
+        _together(dist.all_reduce, whole, operation)
         return whole
+
+
+def _together(operation: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        operation(*arguments)
+    except RuntimeError as error:
+        raise SleaveError(
+            "Another of the processes that torchrun started has stopped; if it was by a mistake, it says which. "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 class _Cat(torch.autograd.Function):

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     kept = "stopped. What was finished is kept; the same command goes on."
     try:
-        if launched_together() and known.verb != "train":
-            raise SleaveError(f"`torchrun` is for `sleave train`; run `sleave {known.verb}` by itself.")
+        if launched_together() and known.verb not in ("harvest", "train"):
+            raise SleaveError(f"`torchrun` is for `sleave harvest` and `train`; run `sleave {known.verb}` by itself.")
         with raised_on_sigterm(kept):
             import_module(f"sleave.cli.verbs.{known.verb}").run(arguments[1:])
     except SleaveError as error:

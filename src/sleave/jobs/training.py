@@ -26,7 +26,8 @@ def harvest(recipe: Recipe | str | Path) -> Store:
     from sleave.language.harvest import harvest as harvest_store
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return harvest_store(recipe.model, recipe.corpus, recipe.harvest)
+    with joined() as ranks:
+        return harvest_store(recipe.model, recipe.corpus, recipe.harvest, ranks)
 
 
 def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
@@ -59,22 +60,12 @@ def _train_layer(recipe: Recipe, run: RunDirectory, ranks: Ranks) -> None:
     if ranks.all(run.finished):
         say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         return
-    source = _opened(recipe, ranks)  # first, so that a mistake in the model or the text leaves no run behind
+    source = open_source(recipe)  # first, so that a mistake in the model or the text leaves no run behind
     with exclusive(run.path) if ranks.first else nullcontext():
         if ranks.first:
             run.begin(recipe.to_dict())
         ranks.wait()
         train_run(recipe, source, run, ranks)
-
-
-def _opened(recipe: Recipe, ranks: Ranks) -> ActivationSource:
-    """Where batches come from; what has to be harvested first, the first rank harvests."""
-    if not ranks.first:
-        ranks.wait()
-    source = open_source(recipe)
-    if ranks.first:
-        ranks.wait()
-    return source
 
 
 def open_source(recipe: Recipe) -> ActivationSource:
@@ -83,7 +74,8 @@ def open_source(recipe: Recipe) -> ActivationSource:
     if recipe.harvest.store is None:
         from sleave.language.live import LiveSource
 
-        return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed)
+        with joined() as ranks:
+            return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed, ranks)
     rows = recipe.harvest.context_length
     return StoredSource(
         harvest(recipe),

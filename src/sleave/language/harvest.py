@@ -15,6 +15,7 @@ from sleave.activations.store import ChunkRows, Store, StoreWriter
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import Advance, progress, say
+from sleave.base.ranks import ALONE, Ranks
 from sleave.language.contexts import Context
 from sleave.language.corpora import Document, read_corpora
 from sleave.language.model import HookedModel
@@ -22,8 +23,12 @@ from sleave.language.reading import Item, items, metadata, norm_limits, not_mass
 from sleave.language.settings import CorpusSettings, HarvestSettings, HubCorpus, ModelSettings
 
 
-def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings) -> Store:
+def harvest(
+    model: ModelSettings, corpora: Sequence[CorpusSettings], settings: HarvestSettings, ranks: Ranks = ALONE
+) -> Store:
     """Make the activation store that the settings describe, go on with an unfinished one, or reuse a finished one.
+
+    Ranks share the batches that the model reads; the first one writes, and the store is the same to the last bit.
 
     Raises:
         SleaveError: no `store` was named; the folder holds another harvest; the model or the text is missing; there is
@@ -33,7 +38,7 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
         raise SleaveError("`harvest.store` names no folder. Give one, such as --harvest.store activations/mine.")
     path = Path(settings.store)
     wanted = specification(model, corpora, settings)
-    if _is_there(path, wanted, model.layers):
+    if ranks.most(int(ranks.first and _is_there(path, wanted, model.layers))):
         store = Store.open(path, verify=False)
         say(
             f"Reusing the activations in {path}: {store.num_rows('train'):,} training rows (tokens), "
@@ -42,12 +47,19 @@ def harvest(model: ModelSettings, corpora: Sequence[CorpusSettings], settings: H
         return store
     say(f"Loading {model.name}")
     hooked = HookedModel.load(model)
-    with exclusive(path):
-        writer = StoreWriter.open(
-            path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
-        )
-        if not writer.complete:
-            _harvest(hooked, corpora, settings, writer)
+    if ranks.first:
+        with exclusive(path):
+            writer = StoreWriter.open(
+                path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
+            )
+            ranks.most(writer.next_document)
+            if not ranks.most(int(writer.complete)):
+                _harvest(hooked, corpora, settings, writer, ranks)
+    else:
+        start = ranks.most(0)
+        if not ranks.most(0):
+            _help(hooked, corpora, settings, start, ranks)
+    ranks.wait()
     store = Store.open(path, verify=False)
     say(
         f"Kept in {path}: {store.num_rows('train'):,} training rows (tokens), {store.num_rows('heldout'):,} held out, "
@@ -72,19 +84,33 @@ def _is_there(path: Path, wanted: dict[str, object], layers: Sequence[int]) -> b
     return manifest.complete and first_damage(path, manifest.chunks, hashes=True) is None
 
 
+def _help(
+    model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings, start: int, ranks: Ranks
+) -> None:
+    """Read along with the first rank, chunk by chunk."""
+    stream = items(_documents(corpora, settings.seed)[0], model, settings, start=start)
+    while (wanted := ranks.most(0)) and (chunk := _next_chunk(stream, settings, wanted)):
+        read(model, _sequences(chunk), settings.batch_tokens, ranks=ranks)
+
+
 def _harvest(
-    model: HookedModel, corpora: Sequence[CorpusSettings], settings: HarvestSettings, writer: StoreWriter
+    model: HookedModel,
+    corpora: Sequence[CorpusSettings],
+    settings: HarvestSettings,
+    writer: StoreWriter,
+    ranks: Ranks,
 ) -> None:
     documents, total = _documents(corpora, settings.seed)
     stream = items(documents, model, settings, start=writer.next_document)
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
     done = _Done(writer, total, settings.max_tokens)
     with progress("Harvesting", 100, "%", done.percent) as advance:
-        while writer.rows("train") < settings.max_tokens:
-            chunk = _next_chunk(stream, settings, settings.max_tokens - writer.rows("train"))
+        while wanted := ranks.most(max(0, settings.max_tokens - writer.rows("train"))):
+            chunk = _next_chunk(stream, settings, wanted)
             if not chunk:
                 break
-            _write(model, chunk, settings, writer, done.over(chunk, advance))
+            after_batch = done.over(chunk, advance, ranks.size)
+            _write(chunk, read(model, _sequences(chunk), settings.batch_tokens, after_batch, ranks), settings, writer)
         advance(100 - done.percent, "")
     for split in ("train", "heldout"):
         if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
@@ -107,12 +133,13 @@ class _Done:
         self._rows = 0  # in this process
         self.percent = self._percent(0, writer.next_document)
 
-    def over(self, chunk: list[Item], advance: Advance) -> Callable[[int], None]:
-        """What to call with the number of rows of each batch of the next chunk."""
+    def over(self, chunk: list[Item], advance: Advance, ranks: int) -> Callable[[int], None]:
+        """What to call with the number of rows of each batch of the next chunk; each other rank does as many."""
         after = self._percent(sum(i.rows for i in chunk if not i.heldout), chunk[-1].number + 1)
         per_row = (after - self.percent) / max(1, sum(i.rows for i in chunk))
 
         def after_batch(rows: int) -> None:
+            rows *= ranks
             self._rows += rows
             self.percent += rows * per_row
             pace = self._rows / max(time.monotonic() - self._began, 1e-9)
@@ -143,21 +170,19 @@ def _next_chunk(stream: Iterator[Item], settings: HarvestSettings, wanted: int) 
     return chunk
 
 
-def _write(
-    model: HookedModel,
-    chunk: list[Item],
-    settings: HarvestSettings,
-    writer: StoreWriter,
-    after_batch: Callable[[int], None],
-) -> None:
+def _sequences(chunk: list[Item]) -> list[Context]:
+    """Its contexts, those of held-out documents last."""
     ordered = [i for side in (False, True) for i in chunk if i.heldout == side]
-    sequences = list(chain.from_iterable(i.contexts for i in ordered))
-    rows = read(model, sequences, settings.batch_tokens, after_batch)
+    return list(chain.from_iterable(i.contexts for i in ordered))
+
+
+def _write(chunk: list[Item], rows: dict[int, Tensor], settings: HarvestSettings, writer: StoreWriter) -> None:
+    sequences = _sequences(chunk)
     limits = writer.norm_limits
     if limits is None and (limits := norm_limits(rows, settings)) is not None:
         writer.set_norm_limits(limits)
     keep = not_massive(rows, limits)
-    boundary = sum(i.rows for i in ordered if not i.heldout)
+    boundary = sum(i.rows for i in chunk if not i.heldout)
     parts: dict[Split, slice] = {"train": slice(None, boundary), "heldout": slice(boundary, None)}
     writer.write_chunk(
         documents=(chunk[0].number, chunk[-1].number + 1),

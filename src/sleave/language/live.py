@@ -36,12 +36,14 @@ class LiveRows:
         corpora: Sequence[CorpusSettings],
         settings: HarvestSettings,
         heldout: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model = model
         self._layer = layer
         self._corpora = corpora
         self._settings = settings
         self._heldout = heldout
+        self._ranks = ranks
         self.limits: dict[int, float] | None = None
         self._pending = torch.empty(0, model.d_in)
         self._go_to(0)
@@ -102,12 +104,12 @@ class LiveRows:
 
     def _rows(self, group: list[Item]) -> Tensor:
         sequences = list(chain.from_iterable(i.contexts for i in group))
-        rows = read(self._model, sequences, self._settings.batch_tokens)
+        rows = read(self._model, sequences, self._settings.batch_tokens, ranks=self._ranks)
         return rows[self._layer][not_massive(rows, self.limits)]
 
 
 class LiveSource:
-    """Batches straight from the language model (an `ActivationSource`)."""
+    """Batches straight from the language model (an `ActivationSource`), which ranks read together."""
 
     def __init__(
         self,
@@ -117,6 +119,7 @@ class LiveSource:
         buffer: BufferSettings,
         layer: int,
         seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         rows = settings.context_length
         say(f"Loading {model.name}")
@@ -133,8 +136,8 @@ class LiveSource:
             "hook_name": f"blocks.{layer}.hook_resid_post",
             "hook_layer": layer,
         }
-        self._train = LiveRows(hooked, layer, corpora, settings)
-        self._heldout = LiveRows(hooked, layer, corpora, settings, heldout=True)
+        self._train = LiveRows(hooked, layer, corpora, settings, ranks=ranks)
+        self._heldout = LiveRows(hooked, layer, corpora, settings, heldout=True, ranks=ranks)
         first = self._train.read(FIRST_ROWS)
         limits = norm_limits({layer: first}, settings)
         self._train.limits = self._heldout.limits = limits
@@ -148,7 +151,7 @@ class LiveSource:
         )
 
     def next_batch(self, ranks: Ranks = ALONE) -> Float[Tensor, "batch d_in"]:
-        """The next training batch, or a rank's share of it: float32, scaled. Every rank reads the whole text."""
+        """The next training batch, or a rank's share of it: float32, scaled."""
         rows = self._buffer.next_batch()
         return self.scaling.apply(rows[ranks.share(len(rows))].float())
 

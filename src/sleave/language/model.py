@@ -83,6 +83,11 @@ class HookedModel:
         del self._blocks[layers[-1] + 1 :]
         self._model.to(device)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights, and so of what it computes."""
+        return next(self._model.parameters()).dtype
+
     @classmethod
     def load(cls, settings: ModelSettings) -> HookedModel:
         """Load a model from the hub, a local folder or a package.

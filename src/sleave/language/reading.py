@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import ALONE, Ranks
 from sleave.language.contexts import Context, contexts, is_heldout
 from sleave.language.corpora import Document, matching
 from sleave.language.model import HookedModel
@@ -64,6 +65,7 @@ def read(
     sequences: Sequence[Context],
     batch_tokens: int,
     advance: Callable[[int], None] = lambda tokens: None,
+    ranks: Ranks = ALONE,
 ) -> dict[int, Tensor]:
     """Run contexts through the model: for each layer (rows, d_in), in the order of the contexts.
 
@@ -71,7 +73,8 @@ def read(
         model: the language model.
         sequences: the contexts.
         batch_tokens: tokens at once, padding included.
-        advance: told the number of rows after each batch.
+        advance: told the number of rows after each batch of this rank.
+        ranks: each runs its share of the batches, and gets what all have run.
 
     Raises:
         SleaveError: activations are not finite.
@@ -79,13 +82,16 @@ def read(
     counts = [c.num_kept for c in sequences]
     offsets = [0, *accumulate(counts)]
     rows: dict[int, Tensor] = {}
-    for batch in model.batches(sequences, batch_tokens):
+    for batch in model.batches(sequences, batch_tokens)[ranks.rank :: ranks.size]:
         for layer, x in model.activations([sequences[i] for i in batch]).items():
             if layer not in rows:
-                rows[layer] = torch.empty(offsets[-1], model.d_in, dtype=x.dtype)
+                rows[layer] = torch.zeros(offsets[-1], model.d_in, dtype=x.dtype)
             for i, part in zip(batch, x.split([counts[i] for i in batch]), strict=True):
                 rows[layer][offsets[i] : offsets[i + 1]] = part
         advance(sum(counts[i] for i in batch))
+    if ranks.size > 1 and sequences:
+        for layer in model.layers:  # a rank may have had no batch
+            ranks.fill_(rows.setdefault(layer, torch.zeros(offsets[-1], model.d_in, dtype=model.dtype)))
     for layer, x in rows.items():
         if bad := int((~x.isfinite()).any(dim=1).sum()):
             raise SleaveError(
