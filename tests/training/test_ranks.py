@@ -1,16 +1,15 @@
 """Two processes with half of every batch each train what one process trains."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from torchrun import COMMAND, ENVIRONMENT, torchrun
 from toy_run import make_recipe, metrics, open_source, run_settings
 
 from sleave import jobs
@@ -63,21 +62,12 @@ CASES = {
 }
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])}
-
-
-def launched(processes, *arguments):
-    command = [*TORCHRUN, f"--nproc-per-node={processes}", *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
-
-
 @pytest.fixture(scope="module")
 def shared(store, tmp_path_factory):
     """Every case, trained by two processes."""
     out = tmp_path_factory.mktemp("shared")
     (out / "cases.json").write_text(json.dumps(CASES))
-    done = launched(2, SHARED / "train_shared.py", store, out, out / "cases.json")
+    done = torchrun(2, SHARED / "train_shared.py", store, out, out / "cases.json")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -106,7 +96,7 @@ def test_two_halves_of_a_batch_are_one_batch(name, shared, store, tmp_path):
 def test_one_process_goes_on_where_two_were_stopped(tmp_path):
     """By a signal, which torchrun hands on; a checkpoint belongs to no number of processes."""
     recipe, out = make_recipe(tmp_path, training={"steps": 4000, "checkpoint_every": 1000}), tmp_path / "run"
-    command = [*TORCHRUN, "--nproc-per-node=2", "-m", "sleave", "train", str(recipe), "--out", str(out)]
+    command = [*COMMAND, "--nproc-per-node=2", "-m", "sleave", "train", str(recipe), "--out", str(out)]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
         while not (out / "metrics.jsonl").is_file() or len(metrics(out)) < 20:
             assert process.poll() is None, process.stderr.read()
@@ -121,7 +111,7 @@ def test_one_process_goes_on_where_two_were_stopped(tmp_path):
 
 
 def test_only_training_is_shared():
-    done = launched(2, "-m", "sleave", "evaluate", "nowhere")
+    done = torchrun(2, "-m", "sleave", "evaluate", "nowhere")
     assert done.returncode != 0
     assert "`torchrun` is for `sleave harvest` and `train`; run `sleave evaluate` by itself." in done.stderr
 
