@@ -165,13 +165,13 @@ def test_training_goes_on_after_a_stop_as_if_nothing_had_been(material, tmp_path
     next_batch = LiveSource.next_batch
     calls = []
 
-    def stop(self):
+    def stop(self, *share):
         calls.append(1)
         if len(calls) == 6:
             if how is KeyboardInterrupt:
                 raise KeyboardInterrupt
             signal.raise_signal(how)
-        return next_batch(self)
+        return next_batch(self, *share)
 
     with monkeypatch.context() as patch:
         patch.setattr(LiveSource, "next_batch", stop)

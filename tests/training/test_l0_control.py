@@ -226,11 +226,11 @@ def test_resumes_to_the_bit(kind, store, tmp_path):
     for batches in (12, 9, 3):
         source, drawn = open_source(store), []
 
-        def next_batch(source=source, drawn=drawn, batches=batches, whole=source.next_batch):
+        def next_batch(ranks, source=source, drawn=drawn, batches=batches, whole=source.next_batch):
             drawn.append(1)
             if len(drawn) == batches:
                 raise Killed
-            return whole()
+            return whole(ranks)
 
         source.next_batch = next_batch
         with pytest.raises(Killed):
