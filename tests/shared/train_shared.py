@@ -1,4 +1,4 @@
-"""Trains toy runs on all ranks that torchrun started: python train_shared.py STORE OUT CASES.json."""
+"""Trains toy runs in all processes that torchrun started: python train_shared.py STORE OUT CASES.json SHARDS."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sleave.training.loop import train
 from sleave.training.run import RunDirectory
 
 
-def main(store: str, out: str, cases: str) -> None:
+def main(store: str, out: str, cases: str, shards: str) -> None:
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with joined(int(shards)) as mesh:
         for name, changes in json.loads(Path(cases).read_text()).items():
             run = RunDirectory(Path(out) / name)
-            if ranks.first:
+            if mesh.everyone.first:
                 run.begin({"a": 1})
-            ranks.wait()
-            train(run_settings(**changes), open_source(Path(store)), run, ranks)
+            mesh.everyone.wait()
+            train(run_settings(**changes), open_source(Path(store)), run, mesh)
 
 
 if __name__ == "__main__":

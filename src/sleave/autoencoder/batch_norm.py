@@ -78,7 +78,7 @@ def _moments(x: Tensor, correction: int) -> tuple[Tensor, Tensor]:
             f"Batch norm needs the statistics of at least 2 rows in training, and was given {len(rows)}. Use larger "
             "batches or fewer parts (`training.accumulation`), or set `autoencoder.batch_norm` to false."
         )
-    ranks = current()
+    ranks = current().rows
     if ranks.size == 1:
         variance, mean = torch.var_mean(rows, dim=0, correction=correction)
         return mean, variance

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
+from sleave.base.ranks import current
 
 
 class GatedAutoencoder(SparseAutoencoder):
@@ -49,7 +50,7 @@ class GatedAutoencoder(SparseAutoencoder):
         product = self._encoder_input(x) @ self.W_enc
         acts = self._gated(product)
         gate = torch.relu(product + self.b_enc)
-        error = gate @ self.W_dec.detach() + self.b_dec.detach() - x
+        error = current().features.added(gate @ self.W_dec.detach()) + self.b_dec.detach() - x
         auxiliary = error.float().square().sum(dim=1).mean()
         return TrainingPass(acts, self.decode(acts), gate.sum(dim=0, dtype=torch.float32).sum() / len(x), auxiliary)
 

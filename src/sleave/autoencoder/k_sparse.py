@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 from sleave.codes.codes import Codes
 from sleave.codes.largest import largest_of_rows
 from sleave.codes.products import encoded, times
@@ -58,7 +59,7 @@ class KSparseAutoencoder(SparseAutoencoder):
         read = self._encoder_input(x)
         codes = self._firing(read)
         seen = self._left_by_dropout(codes)
-        x_hat = times(seen, self.W_dec) + self.b_dec
+        x_hat = current().features.added(times(seen, self.W_dec)) + self.b_dec
         auxiliary = self._auxiliary(x, seen, self._aux_k(read, (x - x_hat).detach(), dead))
         least = codes.value.detach().min() if codes.value.numel() else None
         return TrainingPass(codes, x_hat, x_hat.new_zeros(()), auxiliary, least)
@@ -76,11 +77,13 @@ class KSparseAutoencoder(SparseAutoencoder):
         return aux_k
 
     def _aux_k(self, x: Tensor, residual: Tensor, dead: Tensor | None) -> Tensor | None:
-        if dead is None or self.aux_weight == 0 or not bool(dead.any()):
+        features = current().features
+        count = 0 if dead is None or self.aux_weight == 0 else int(features.sum(dead.sum()))
+        if dead is None or not count:
             return None
         number = dead.nonzero().flatten()
         W_enc, b_enc = self.W_enc.t().index_select(0, number).t(), self.b_enc.index_select(0, number)
         most = max(1, self.d_in // 2)
         codes = encoded(largest_of_rows(x, W_enc, b_enc, most), x, W_enc, b_enc)
-        error = times(codes, self.W_dec.index_select(0, number)) - residual
-        return self.aux_weight * min(1.0, len(number) / most) * error.square().sum(dim=1).mean()
+        error = features.added(times(codes, self.W_dec.index_select(0, number))) - residual
+        return self.aux_weight * min(1.0, count / most) * error.square().sum(dim=1).mean()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sleave.autoencoder.batch_norm import BatchNorm
 from sleave.base.errors import SleaveError
+from sleave.base.ranks import current
 from sleave.codes.codes import Codes
 from sleave.codes.products import times
 
@@ -104,6 +105,23 @@ class SparseAutoencoder(nn.Module, ABC):
         names = ("d_in", "d_sae", "k", "widths", "bandwidth", "dropout")
         return ", ".join(f"{name}={value}" for name in names if (value := getattr(self, name, None)))
 
+    def feature_dimension(self, name: str) -> int | None:
+        """Which dimension of a tensor of its state is that of features; None if it has none."""
+        if name == "b_dec" or name.startswith("batch_norm.") or self.state_dict()[name].ndim == 0:
+            return None
+        return int(name == "W_enc")
+
+    @torch.no_grad()
+    def keep_features(self, part: slice) -> None:
+        """Leave only some of the features: this one is then a part of a dictionary that several processes share."""
+        for name, tensor in self.state_dict().items():
+            if (dimension := self.feature_dimension(name)) is not None:
+                kept = tensor.movedim(dimension, 0)[part].clone().movedim(0, dimension)
+                if isinstance(getattr(self, name), nn.Parameter):
+                    setattr(self, name, nn.Parameter(kept))
+                else:
+                    self.register_buffer(name, kept)
+
     @property
     def d_in(self) -> int:
         return self.W_dec.shape[1]
@@ -152,8 +170,10 @@ class SparseAutoencoder(nn.Module, ABC):
         if acts.shape[-1] != self.d_sae:
             raise SleaveError(f"`acts` has width {acts.shape[-1]}, but this autoencoder has d_sae = {self.d_sae}.")
         if isinstance(acts, Codes):
-            return times(self._left_by_dropout(acts), self.W_dec) + self.b_dec
-        return nn.functional.dropout(acts, self.dropout, self.training) @ self.W_dec + self.b_dec
+            return current().features.added(times(self._left_by_dropout(acts), self.W_dec)) + self.b_dec
+        return (
+            current().features.added(nn.functional.dropout(acts, self.dropout, self.training) @ self.W_dec) + self.b_dec
+        )
 
     def _left_by_dropout(self, codes: Codes) -> Codes:
         return codes.with_value(nn.functional.dropout(codes.value, self.dropout, self.training))

@@ -1,10 +1,11 @@
-"""Processes that train one autoencoder together, each on its share of every batch (`torchrun`)."""
+"""Processes that train one autoencoder together (`torchrun`): shares of every batch, parts of the dictionary."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -27,8 +28,9 @@ class Ranks:
         size: how many there are.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, group: dist.ProcessGroup | None = None) -> None:
         self.rank, self.size = rank, size
+        self._group = group
 
     @property
     def first(self) -> bool:
@@ -48,6 +50,10 @@ class Ranks:
             )
         each = rows // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
+
+    def part(self, length: int) -> slice:
+        """Which of so many features, that are shared out evenly, are this rank's."""
+        return slice(self.rank * length // self.size, (self.rank + 1) * length // self.size)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks; every rank gets the same."""
@@ -74,20 +80,32 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        _together(dist.all_gather, lengths, torch.tensor([len(tensor)]))
+        _together(dist.all_gather, lengths, torch.tensor([len(tensor)]), self._group)
         longest = max(int(n) for n in lengths)
         padded = tensor.new_zeros(longest, *tensor.shape[1:])
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        _together(dist.all_gather, parts, padded)
+        _together(dist.all_gather, parts, padded, self._group)
         return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
 
-    def cat(self, tensor: Tensor) -> Tensor:
-        """Each rank's rows, one after the other; differentiable, as if the gradients were then averaged over ranks."""
+    def cat(self, tensor: Tensor, averaged: bool = True) -> Tensor:
+        """Each rank's part, one after the other; differentiable, on the understanding that every rank goes on alike.
+
+        Args:
+            tensor: of this rank; they may differ in their first dimension.
+            averaged: whether gradients are averaged over these ranks afterwards.
+        """
         if self.size == 1:
             return tensor
-        whole: Tensor = _Cat.apply(tensor, self)
+        whole: Tensor = _Cat.apply(tensor, self, self.size if averaged else 1)
         return whole
+
+    def added(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks; differentiable, on the understanding that every rank goes on with it alike."""
+        if self.size == 1:
+            return tensor
+        total: Tensor = _Added.apply(tensor, self)
+        return total
 
     @torch.no_grad()
     def average_(self, tensor: Tensor) -> None:
@@ -119,7 +137,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         whole = tensor.detach().clone(memory_format=torch.contiguous_format)
-        _together(dist.all_reduce, whole, operation)
+        _together(dist.all_reduce, whole, operation, self._group)
         return whole
 
 
@@ -135,32 +153,60 @@ def _together(operation: Callable[..., Any], *arguments: Any) -> None:
 
 class _Cat(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, ranks: Ranks, scale: int) -> Tensor:
         parts = ranks.gather(tensor)
         before = sum(len(part) for part in parts[: ranks.rank])
-        ctx.own, ctx.size = slice(before, before + len(tensor)), ranks.size
+        ctx.own, ctx.scale = slice(before, before + len(tensor)), scale
         return torch.cat(parts)
 
     @staticmethod
     @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.own] * ctx.scale, None, None
+
+
+class _Added(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
+        return ranks.sum(tensor)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient[ctx.own] * ctx.size, None
+        return gradient, None
 
 
 ALONE = Ranks()
-_current = ALONE
 
 
-def current() -> Ranks:
-    """The ranks whose rows belong to one batch, within a training step; elsewhere, this process alone."""
+@dataclass(frozen=True)
+class Mesh:
+    """Which processes share what: a grid of those that share a batch and those that share a dictionary.
+
+    Attributes:
+        rows: those with the same features and other rows of the batch.
+        features: those with the same rows and other features.
+        everyone: all of them.
+    """
+
+    rows: Ranks = ALONE
+    features: Ranks = ALONE
+    everyone: Ranks = ALONE
+
+
+_current = Mesh()
+
+
+def current() -> Mesh:
+    """The processes that take a training step together, within it; elsewhere, this one alone."""
     return _current
 
 
 @contextmanager
-def sharing(ranks: Ranks) -> Iterator[None]:
-    """Within the block, a batch is what all ranks have of it: every rank must come by here, with as many rows."""
+def sharing(mesh: Mesh) -> Iterator[None]:
+    """Within the block, a batch and its codes are what all have of them: every process must come by here."""
     global _current  # not a context variable: autograd computes a checkpointed pass again on a thread of its own
-    former, _current = _current, ranks
+    former, _current = _current, mesh
     try:
         yield
     finally:
@@ -168,16 +214,23 @@ def sharing(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Within the block, the ranks that `torchrun` started this process as one of; alone without it.
+def joined(shards: int = 1) -> Iterator[Mesh]:
+    """Within the block, the processes that `torchrun` started this one as one of; alone without it.
 
     A GPU is that of the process's number on its machine.
 
+    Args:
+        shards: how many have a part of the dictionary each; neighbours in the order of their ranks.
+
     Raises:
-        SleaveError: torch was built without support for it.
+        SleaveError: torch was built without support for it, or there are no so many processes.
     """
-    if not launched_together() or dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size()) if launched_together() else ALONE
+    if not launched_together():
+        _check_shards(shards, 1)
+        yield Mesh()
+        return
+    if dist.is_initialized():
+        yield _mesh(shards)
         return
     if not dist.is_available():
         raise SleaveError("This build of torch has no torch.distributed, which more than one process needs.")
@@ -190,8 +243,31 @@ def joined() -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        ranks = Ranks(dist.get_rank(), dist.get_world_size())
-        yield ranks
-        ranks.wait()  # who leaves first cuts off the others
+        mesh = _mesh(shards)
+        yield mesh
+        mesh.everyone.wait()  # who leaves first cuts off the others
     finally:
         dist.destroy_process_group()
+
+
+def _mesh(shards: int) -> Mesh:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    _check_shards(shards, size)
+    everyone = Ranks(rank, size)
+    if shards == 1:
+        return Mesh(everyone, ALONE, everyone)
+    if shards == size:
+        return Mesh(ALONE, everyone, everyone)
+    grid = torch.arange(size).view(-1, shards)
+    rows, _ = dist.new_subgroups_by_enumeration(grid.t().tolist(), timeout=TIMEOUT)
+    features, _ = dist.new_subgroups_by_enumeration(grid.tolist(), timeout=TIMEOUT)
+    row, feature = divmod(rank, shards)
+    return Mesh(Ranks(row, size // shards, rows), Ranks(feature, shards, features), everyone)
+
+
+def _check_shards(shards: int, size: int) -> None:
+    if size % shards:
+        raise SleaveError(
+            f"training.shards (= {shards}) must divide the number of processes, which is {size}: "
+            f"torchrun --nproc-per-node={shards} -m sleave train ..."
+        )

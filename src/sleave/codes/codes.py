@@ -109,6 +109,17 @@ class Codes:
         per_row, feature, value = (ranks.cat(part) for part in (self.start.diff(), self.feature, self.value))
         return Codes(self.d_sae, torch.cat([self.start[:1], per_row.cumsum(0)]), feature, value)
 
+    def merged(self, features: Ranks) -> Codes:
+        """The same rows with the features of all ranks, those of the first before the others; differentiable."""
+        if features.size == 1:
+            return self
+        d_sae = self.d_sae * features.size
+        row = features.cat(self.row)
+        feature = features.cat(self.feature + features.rank * self.d_sae)
+        value = features.cat(self.value, averaged=False)
+        order = torch.argsort(row * d_sae + feature)
+        return Codes(d_sae, row_starts(row, self.rows), feature[order], value[order])
+
     def __repr__(self) -> str:
         return f"Codes({self.rows:,} rows, {self.d_sae:,} features, {self.value.numel():,} active)"
 

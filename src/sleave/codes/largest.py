@@ -28,10 +28,12 @@ def largest_of_rows(
 ) -> Codes:
     """The k largest positive numbers in each row of x W_enc + b_enc; of equal ones, those of earlier features.
 
+    Where ranks share a dictionary, of all its features: those of them that are this rank's.
+
     Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", Eq. (2), with the ReLU of section 2.3.
     """
     codes = Codes.cat([_largest_of_rows(pre, min(k, pre.shape[1])) for pre in _blocks(x, W_enc, b_enc)])
-    return _exact(codes, x, W_enc, b_enc)
+    return _exact(_first_of_all_features(codes, k), x, W_enc, b_enc)
 
 
 def _largest_of_rows(pre: Tensor, k: int) -> Codes:
@@ -61,7 +63,7 @@ def largest_of_batch(
 ) -> Codes:
     """The `count` largest positive numbers of all of x W_enc + b_enc; of equal ones, those of earlier rows, features.
 
-    Where ranks share a batch, of all their rows.
+    Where ranks share a batch or a dictionary, of all their rows and features: those of them that are this rank's.
 
     Reference: Bussmann, Leask & Nanda 2024, "BatchTopK Sparse Autoencoders", section 2.
     """
@@ -100,9 +102,25 @@ def _first(codes: Codes, count: int) -> Codes:
     return codes.where(kept)
 
 
+def _first_of_all_features(codes: Codes, k: int) -> Codes:
+    """Those among the k largest of each row over all ranks, given the k largest of each."""
+    features = current().features
+    if features.size == 1:
+        return codes
+    place = torch.arange(codes.value.numel(), device=codes.device) - codes.start[codes.row]
+    value = codes.value.new_full((codes.rows, k), -torch.inf)
+    value[codes.row, place] = codes.value
+    whole = torch.stack(features.gather(value))
+    least = whole.movedim(0, 1).flatten(1).topk(k, dim=1).values[:, -1:]
+    left = k - (whole > least).sum(dim=(0, 2)) - (whole[: features.rank] == least).sum(dim=(0, 2))  # for ties here
+    tied = value == least
+    kept = (value > least) | (tied & (tied.cumsum(dim=1) <= left[:, None]))
+    return codes.where(kept[codes.row, place])
+
+
 def _first_of_all(codes: Codes, count: int) -> Codes:
     """Those among the largest so many entries of all ranks, given the largest so many of each."""
-    ranks = current()
+    ranks = current().everyone
     if ranks.size == 1:
         return codes
     values = ranks.gather(codes.value)
@@ -139,5 +157,5 @@ def _blocks(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[Tensor]:
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):
         weight, bias = W_enc.detach().to(dtype), b_enc.detach().float()
-        for rows in x.detach().to(dtype).split(max(1, NUMBERS // W_enc.shape[1])):
+        for rows in x.detach().to(dtype).split(max(1, NUMBERS // max(1, W_enc.shape[1]))):
             yield (rows @ weight).float().add_(bias)

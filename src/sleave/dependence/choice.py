@@ -91,7 +91,7 @@ class ByInformation(Criterion):
 
 def _of_all_ranks(acts: Tensor | Codes, gradient: Callable[[], Tensor] | None) -> tuple[Tensor | Codes, Tensor | Codes]:
     """The codes of the whole batch, and what pairs are chosen by: every rank chooses from the same, and alike."""
-    acts, ranks = acts.detach(), current()
+    acts, ranks = acts.detach(), current().rows
     if ranks.size == 1:
         return acts, acts if gradient is None else gradient()
     whole = as_codes(acts).gathered(ranks)

@@ -11,7 +11,7 @@ from sleave.activations.store import Store
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import say
-from sleave.base.ranks import Ranks, joined
+from sleave.base.ranks import Mesh, joined
 from sleave.recipe import Recipe, load_recipe
 from sleave.training.loop import train as train_run
 from sleave.training.run import RunDirectory
@@ -26,8 +26,8 @@ def harvest(recipe: Recipe | str | Path) -> Store:
     from sleave.language.harvest import harvest as harvest_store
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    with joined() as ranks:
-        return harvest_store(recipe.model, recipe.corpus, recipe.harvest, ranks)
+    with joined() as mesh:
+        return harvest_store(recipe.model, recipe.corpus, recipe.harvest, mesh.everyone)
 
 
 def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
@@ -49,23 +49,23 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
         raise SleaveError(f"`{out}` is there and is no folder. Choose another place for the run.")
     layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
-    with joined() as ranks:
+    with joined(recipe.training.shards) as mesh:
         for layer, run in zip(layers, runs, strict=True):
-            _train_layer(recipe.model_copy(update={"layer": layer}), run, ranks)
+            _train_layer(recipe.model_copy(update={"layer": layer}), run, mesh)
     return runs
 
 
-def _train_layer(recipe: Recipe, run: RunDirectory, ranks: Ranks) -> None:
+def _train_layer(recipe: Recipe, run: RunDirectory, mesh: Mesh) -> None:
     run.check(recipe.to_dict())  # before anything is read
-    if ranks.all(run.finished):
+    if mesh.everyone.all(run.finished):
         say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         return
     source = open_source(recipe)  # first, so that a mistake in the model or the text leaves no run behind
-    with exclusive(run.path) if ranks.first else nullcontext():
-        if ranks.first:
+    with exclusive(run.path) if mesh.everyone.first else nullcontext():
+        if mesh.everyone.first:
             run.begin(recipe.to_dict())
-        ranks.wait()
-        train_run(recipe, source, run, ranks)
+        mesh.everyone.wait()
+        train_run(recipe, source, run, mesh)
 
 
 def open_source(recipe: Recipe) -> ActivationSource:
@@ -74,8 +74,9 @@ def open_source(recipe: Recipe) -> ActivationSource:
     if recipe.harvest.store is None:
         from sleave.language.live import LiveSource
 
-        with joined() as ranks:
-            return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed, ranks)
+        with joined() as mesh:
+            everyone = mesh.everyone
+            return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed, everyone)
     rows = recipe.harvest.context_length
     return StoredSource(
         harvest(recipe),

@@ -69,7 +69,7 @@ class InformationPenalty(ChosenPairsPenalty):
     ) -> Float[Tensor, ""]:
         self.check(acts)
         pairs = self.chooser(acts)
-        ranks = current()
+        ranks = current().rows
         acts = acts.gathered(ranks) if isinstance(acts, Codes) else ranks.cat(acts)  # a density is of all rows
         with torch.autocast(acts.device.type, enabled=False):
             bandwidth = (self.estimation.bandwidth_factor, self.estimation.bandwidth_scale)

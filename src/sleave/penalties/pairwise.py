@@ -79,7 +79,7 @@ def pair_penalty(
     if pairs is not None and weight is None:
         weight = torch.ones_like(pairs.score)
     if isinstance(acts, Codes):
-        ranks = current()
+        ranks = current().rows
         if pairs is None and measure != "pearson" and ranks.size == 1:  # only what fires together has C other than 0
             pairs, weight = _together(acts), None
         if pairs is not None and ranks.all(_walking_is_less_work(acts, pairs)):
@@ -115,7 +115,7 @@ def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
     work: dict[Way, float] = {"pairs": len(pairs) * rows, "dense": d_sae**2 * rows}
     way = min(work, key=lambda way: work[way] * COST[way])
     codes = few_coactivations(acts, work[way] * COST[way] / (2 * COST["coactivations"]))
-    return ("coactivations", codes) if current().all(codes is not None) else (way, None)
+    return ("coactivations", codes) if current().rows.all(codes is not None) else (way, None)
 
 
 class _PairPenalty(torch.autograd.Function):
@@ -131,7 +131,7 @@ class _PairPenalty(torch.autograd.Function):
     ) -> Tensor:
         device = acts.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        ranks = current()
+        ranks = current().rows
         ctx.acts = (acts.shape, acts.dtype)
         ctx.ranks = ranks.size
         with torch.autocast(device, enabled=False):
@@ -166,7 +166,7 @@ class _CodesPenalty(torch.autograd.Function):
     def forward(
         ctx: Any, value: Tensor, codes: Codes, pairs: Pairs, weight: Tensor, measure: Strength, power: int
     ) -> Tensor:
-        ranks = current()
+        ranks = current().rows
         ctx.ranks = ranks.size
         with torch.autocast(value.device.type, enabled=False):
             codes = codes.with_value(value.detach())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,13 +36,19 @@ class Progress:
     @classmethod
     def none(cls, stepper: Stepper) -> Progress:
         """Before the first step."""
-        return cls(torch.zeros(stepper.sae.d_sae, dtype=torch.int64, device=stepper.device))
+        d_sae = stepper.sae.d_sae * stepper.mesh.features.size
+        return cls(torch.zeros(d_sae, dtype=torch.int64, device=stepper.device))
 
 
 def write_checkpoint(path: Path, stepper: Stepper, source: ActivationSource, progress: Progress) -> None:
-    """Write a checkpoint atomically: the former one stays until this one is whole."""
-    tensors = {f"sae.{n}": t for n, t in stepper.sae.state_dict().items()}
+    """Write a checkpoint atomically: the former one stays until this one is whole.
+
+    Every process of the run comes by here; the first one writes, all features together.
+    """
+    tensors = {f"sae.{n}": _whole(stepper, n, t) for n, t in stepper.sae.state_dict().items()}
     tensors |= _optimizer_tensors(stepper)
+    if not stepper.mesh.everyone.first:
+        return
     tensors |= {f"source.{n}": t for n, t in source.state().items()}
     tensors |= {f"penalty.{n}": t for n, t in (stepper.penalty.state() if stepper.penalty else {}).items()}
     tensors |= {"since_fired": progress.since_fired, "rng.cpu": torch.get_rng_state()}
@@ -65,7 +72,7 @@ def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> P
     except SleaveError as error:
         raise SleaveError(f"{error} Delete it, and the same command begins the run anew.") from error
     state: dict[str, Any] = json.loads(metadata["state"])
-    stepper.sae.load_state_dict(_under(tensors, "sae."))
+    stepper.sae.load_state_dict({n: _part(stepper, n, t) for n, t in _under(tensors, "sae.").items()})
     _restore_optimizer(stepper, tensors)
     if state["scaler"]:
         stepper.scaler.load_state_dict(state["scaler"])
@@ -81,6 +88,34 @@ def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> P
     return Progress(tensors["since_fired"].to(stepper.device), state["step"], state["rows"])
 
 
+def whole_autoencoder(stepper: Stepper) -> SparseAutoencoder:
+    """The autoencoder, of all features; every process of the run comes by here."""
+    if stepper.mesh.features.size == 1:
+        return stepper.sae
+    whole = copy.deepcopy(stepper.sae).cpu()
+    for name, tensor in stepper.sae.state_dict().items():
+        if stepper.sae.feature_dimension(name) is not None:
+            getattr(whole, name).data = _whole(stepper, name, tensor)
+    return whole
+
+
+def _whole(stepper: Stepper, name: str, tensor: Tensor) -> Tensor:
+    """A tensor of the autoencoder's state, or of a moment of it, of all features."""
+    dimension, features = stepper.sae.feature_dimension(name), stepper.mesh.features
+    if dimension is None or features.size == 1:
+        return tensor
+    parts = features.gather(tensor.movedim(dimension, 0).contiguous())
+    return torch.cat([part.cpu() for part in parts]).movedim(0, dimension)
+
+
+def _part(stepper: Stepper, name: str, tensor: Tensor) -> Tensor:
+    """What of it is this process's."""
+    dimension, features = stepper.sae.feature_dimension(name), stepper.mesh.features
+    if dimension is None or features.size == 1:
+        return tensor
+    return tensor.movedim(dimension, 0)[features.part(tensor.shape[dimension])].movedim(0, dimension)
+
+
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
@@ -92,7 +127,11 @@ def _parameters(sae: SparseAutoencoder) -> list[str]:
 def _optimizer_tensors(stepper: Stepper) -> dict[str, Tensor]:
     names = _parameters(stepper.sae)
     moments = stepper.optimizer.state_dict()["state"]
-    return {f"optimizer.{names[n]}.{key}": t for n, parts in moments.items() for key, t in parts.items()}
+    return {
+        f"optimizer.{names[n]}.{key}": _whole(stepper, names[n], t) if t.ndim else t
+        for n, parts in moments.items()
+        for key, t in parts.items()
+    }
 
 
 def _restore_optimizer(stepper: Stepper, tensors: Mapping[str, Tensor]) -> None:
@@ -100,6 +139,8 @@ def _restore_optimizer(stepper: Stepper, tensors: Mapping[str, Tensor]) -> None:
     for n, (name, parameter) in enumerate(stepper.sae.named_parameters()):
         if parts := _under(tensors, f"optimizer.{name}."):
             # Laid out as the parameter, which the fused optimizer relies on; files hold everything row by row.
-            state[n] = {k: torch.empty_like(parameter).copy_(t) if t.ndim else t for k, t in parts.items()}
+            state[n] = {
+                k: torch.empty_like(parameter).copy_(_part(stepper, name, t)) if t.ndim else t for k, t in parts.items()
+            }
     whole = stepper.optimizer.state_dict()
     stepper.optimizer.load_state_dict({**whole, "state": state})

@@ -14,15 +14,15 @@ from torch import Tensor
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
-from sleave.autoencoder.model import ACTIVE
+from sleave.autoencoder.model import ACTIVE, SparseAutoencoder
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
 from sleave.base.files import digest
 from sleave.base.progress import progress, say
-from sleave.base.ranks import ALONE, Ranks
+from sleave.base.ranks import Mesh
 from sleave.interop.writing import save
 from sleave.penalties.penalty import Penalty
-from sleave.training.checkpoint import Progress, read_checkpoint, write_checkpoint
+from sleave.training.checkpoint import Progress, read_checkpoint, whole_autoencoder, write_checkpoint
 from sleave.training.interruption import Interrupted, stop_on_signal
 from sleave.training.l0_control import L0Controller
 from sleave.training.run import RunDirectory
@@ -35,14 +35,16 @@ LAST_STEPS = 100  # the papers report averages over the last 100 steps
 MISSED = 0.05  # of the target: how far from it L0 may end before that is said
 
 
-def train(settings: RunSettings, source: ActivationSource, run: RunDirectory, ranks: Ranks = ALONE) -> dict[str, Any]:
+def train(
+    settings: RunSettings, source: ActivationSource, run: RunDirectory, mesh: Mesh | None = None
+) -> dict[str, Any]:
     """Train an autoencoder in a run directory that has begun; goes on from its checkpoint if there is one.
 
     Args:
         settings: of the run.
         source: of the whole batches, the same on every rank.
         run: where the first rank writes, and all read.
-        ranks: the processes that share each batch.
+        mesh: the processes that take every step together.
 
     Returns:
         the summary that also goes to results.json under `training`.
@@ -51,47 +53,54 @@ def train(settings: RunSettings, source: ActivationSource, run: RunDirectory, ra
         SleaveError: the loss or the activations are not finite, the disk is full, ...; the last checkpoint stays.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    stepper = _build(settings, source, ranks)
+    mesh = mesh or Mesh()
+    stepper = _build(settings, source, mesh)
     done = Progress.none(stepper)
     if run.checkpoint_file.is_file():
         done = read_checkpoint(run.checkpoint_file, stepper, source)
         say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
     _steps(settings, source, run, stepper, done)
-    if ranks.first:
-        _finish(settings, source, run, stepper, done)
-    ranks.wait()
+    sae = whole_autoencoder(stepper)
+    if mesh.everyone.first:
+        _finish(settings, source, run, stepper, sae, done)
+    mesh.everyone.wait()
     summary: dict[str, Any] = run.results()["training"]
     return summary
 
 
 def _finish(
-    settings: RunSettings, source: ActivationSource, run: RunDirectory, stepper: Stepper, done: Progress
+    settings: RunSettings,
+    source: ActivationSource,
+    run: RunDirectory,
+    stepper: Stepper,
+    sae: SparseAutoencoder,
+    done: Progress,
 ) -> None:
     run.save_scaling(source.scaling)
     if stepper.penalty is not None and stepper.penalty.chooses and stepper.penalty.pairs is not None:
         run.save_pairs(stepper.penalty.pairs)
     save(
-        fold(stepper.sae, source.scaling.shift, source.scaling.scale),
+        fold(sae, source.scaling.shift, source.scaling.scale),
         run.sae,
         {**source.metadata, "training_tokens": done.rows},
     )
     run.add_results("training", _summary(settings, run, stepper))
 
 
-def _build(settings: RunSettings, source: ActivationSource, ranks: Ranks) -> Stepper:
+def _build(settings: RunSettings, source: ActivationSource, mesh: Mesh) -> Stepper:
     rows = max(NUM_SAMPLES, settings.autoencoder.d_sae)
     if source.num_train_rows is not None:
         rows = min(rows, source.num_train_rows)
-    return begin(settings, source.sample(rows), ranks)
+    return begin(settings, source.sample(rows), mesh)
 
 
-def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], ranks: Ranks = ALONE) -> Stepper:
+def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], mesh: Mesh | None = None) -> Stepper:
     """What the settings describe, before its first step; sets torch's own seed.
 
     Args:
         settings: of the run.
         sample: scaled training rows to initialise by, `NUM_SAMPLES` or more if there are as many.
-        ranks: the processes that share each batch; all begin from the first one's weights.
+        mesh: the processes that take every step together; all begin from the first one's weights.
 
     Raises:
         SleaveError: no such device here, or k is above d_sae.
@@ -99,15 +108,20 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], ranks: Rank
     device = choose_device(settings.training.device)
     torch.manual_seed(settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    sae = initial_autoencoder(settings.autoencoder, sample.to(device), generator)
+    mesh = mesh or Mesh()
+    parted = mesh.features.size > 1  # then no device may have room for all of it
+    sae = initial_autoencoder(settings.autoencoder, sample if parted else sample.to(device), generator)
     penalty: Penalty | None = settings.constraint.build(sae.d_in)
     sparsity, controller = settings.sparsity, None
     if sparsity.target_l0 is not None:
         lr, steps = settings.optimizer.lr, settings.training.steps
         controller = L0Controller(sparsity.target_l0, sparsity.weight, steps, lr)
     for tensor in sae.state_dict().values():
-        ranks.take_first_(tensor)
-    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, ranks)
+        mesh.everyone.take_first_(tensor)
+    if parted:
+        sae.keep_features(mesh.features.part(sae.d_sae))
+        sae.to(device)
+    return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, mesh)
 
 
 def advance(settings: RunSettings, stepper: Stepper, done: Progress, x: Float[Tensor, "batch d_in"]) -> StepResult:
@@ -140,24 +154,26 @@ def _steps(
     settings: RunSettings, source: ActivationSource, run: RunDirectory, stepper: Stepper, done: Progress
 ) -> None:
     steps = settings.training.steps
-    ranks = stepper.ranks
+    mesh = stepper.mesh
     loggers: list[Logger] = []
-    if ranks.first:
+    if mesh.everyone.first:
         loggers = [*open_trackers(settings.training.trackers, run, done.step), run.open_metrics(done.step)]
     try:
         with stop_on_signal() as request, progress(f"Training {run.path}", steps, "steps", done.step) as shown:
             while done.step < steps:
                 began = time.perf_counter()
                 lr = learning_rate(settings.optimizer, done.step, steps)
-                result = advance(settings, stepper, done, source.next_batch(ranks).to(stepper.device))
+                result = advance(settings, stepper, done, source.next_batch(mesh.rows).to(stepper.device))
                 record = _record(result, stepper, done, settings.training.dead_after_tokens)
                 record |= {"lr": lr, "seconds": time.perf_counter() - began}
                 for logger in loggers:
                     logger.log(record)
                 shown(1, note(result))
-                stop = ranks.most(request.signal_number or 0) or None  # asked of one, all stop after the same step
+                stop = (
+                    mesh.everyone.most(request.signal_number or 0) or None
+                )  # asked of one, all stop after the same step
                 due = done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None
-                if due and ranks.first:
+                if due:
                     write_checkpoint(run.checkpoint_file, stepper, source, done)
                 if stop is not None and done.step < steps:
                     raise Interrupted(
@@ -214,10 +230,12 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
         "architecture": stepper.sae.architecture,
         "constraint": settings.constraint.kind,
         "seed": settings.seed,
-        "recipe": digest(settings.model_dump(mode="json", exclude={"seed", "evaluation"})),
+        "recipe": digest(
+            settings.model_dump(mode="json", exclude={"seed": True, "evaluation": True, "training": {"shards"}})
+        ),
         "activations": _activations(settings),
         "d_in": stepper.sae.d_in,
-        "d_sae": stepper.sae.d_sae,
+        "d_sae": settings.autoencoder.d_sae,
         f"last_{min(LAST_STEPS, len(last))}_steps": averages,
     }
     if stepper.controller is not None:

@@ -178,8 +178,10 @@ class RunDirectory:
 
 
 def _of_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was trained by; what is measured afterwards may be something else each time."""
-    return {name: value for name, value in config.items() if name != "evaluation"}
+    """What decides what is trained; what is measured afterwards, or computed where, may be something else each time."""
+    kept = {name: value for name, value in config.items() if name != "evaluation"}
+    kept["training"] = {name: value for name, value in config.get("training", {}).items() if name != "shards"}
+    return kept
 
 
 class MetricsLog:

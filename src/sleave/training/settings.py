@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sleave.autoencoder.settings import AutoencoderSettings, TopKSettings
+from sleave.autoencoder.settings import AutoencoderSettings, MatryoshkaSettings, TopKSettings
 from sleave.base.settings import DType, Settings
 from sleave.penalties.settings import ConstraintSettings, InformedConstraint
 
@@ -89,6 +89,9 @@ class TrainingSettings(Settings):
     """Compute codes again in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile encoder and decoder with torch.compile (needs a C++ compiler); only for `relu`, `jumprelu`, `gated`."""
+    shards: int = Field(default=1, ge=1)
+    """Processes that have a part of the features each (`torchrun`), for dictionaries that are too large for one device;
+    others share the batch. It changes what is computed where, not what is trained."""
     dead_after_tokens: int = Field(default=100_000, ge=1)
     """A feature that has not fired in so many training rows (tokens) counts as dead; AuxK then revives it."""
     checkpoint_every: int = Field(default=100, ge=1)
@@ -133,6 +136,23 @@ class RunSettings(Settings):
             )
         if target is not None and target >= autoencoder.d_sae:
             raise ValueError(f"sparsity.target_l0 (= {target}) must be below autoencoder.d_sae (= {autoencoder.d_sae})")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_parted(self) -> RunSettings:
+        shards, d_sae, kind = self.training.shards, self.autoencoder.d_sae, self.constraint.kind
+        if shards == 1:
+            return self
+        if d_sae % shards:
+            raise ValueError(f"training.shards (= {shards}) must divide autoencoder.d_sae (= {d_sae})")
+        if self.training.precision == "float16":
+            raise ValueError("training.shards cannot be used with float16, which scales the loss; use bfloat16")
+        if isinstance(self.autoencoder, MatryoshkaSettings):
+            raise ValueError("training.shards cannot be used with autoencoder.kind = 'matryoshka'")
+        if kind in ("gradient", "decoder"):
+            raise ValueError(
+                f"training.shards cannot be used with constraint.kind = {kind!r}, which needs all of W_dec"
+            )
         return self
 
     @model_validator(mode="after")

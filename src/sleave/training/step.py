@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
-from sleave.base.ranks import ALONE, Ranks, sharing
+from sleave.base.ranks import Mesh, Ranks, sharing
 from sleave.base.settings import DType
-from sleave.codes.codes import Codes
+from sleave.codes.codes import Codes, row_starts
 from sleave.penalties.penalty import Penalty
 from sleave.training.l0_control import L0Controller
 from sleave.training.settings import OptimizerSettings, TrainingSettings
@@ -88,14 +88,14 @@ class Stepper:
         penalty: Penalty | None,
         clip_norm: float = 0.0,
         controller: L0Controller | None = None,
-        ranks: Ranks = ALONE,
+        mesh: Mesh | None = None,
     ) -> None:
         self.sae = sae
         self.penalty = penalty
         self.settings = training
         self.clip_norm = clip_norm
         self.controller = controller
-        self.ranks = ranks
+        self.mesh = mesh or Mesh()
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
@@ -118,7 +118,7 @@ class Stepper:
             lr: learning rate.
             sparsity_weight: what the sparsity term is multiplied by.
             constraint_scale: what the constraint is multiplied by, besides its weight.
-            dead: which features count as dead, for architectures that revive them.
+            dead: which features, of all, count as dead, for architectures that revive them.
 
         Raises:
             SleaveError: the loss is NaN or infinite (nothing was updated), or accumulation does not divide the batch,
@@ -131,14 +131,16 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        with sharing(self.ranks):
+        if dead is not None:
+            dead = dead[self.mesh.features.part(len(dead))]
+        with sharing(self.mesh):
             results = [
                 self._accumulate(part, sparsity_weight, constraint_scale, parts, dead) for part in x.chunk(parts)
             ]
             least = [part.least for part in results if part.least is not None]
             updated = self._update()
             self.sae.track(x, torch.stack(least).mean() if least else None)
-        return _merge(results, x, sparsity_weight, updated, self.ranks)
+        return _merge(results, x, sparsity_weight, updated, self.mesh.rows)
 
     def _accumulate(
         self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int, dead: Tensor | None
@@ -155,9 +157,10 @@ class Stepper:
         constraint = zero
         if self.penalty is not None and constraint_scale > 0:
             with self._autocast():
-                constraint = constraint_scale * self.penalty(acts, self.sae.W_dec, residual.detach())
+                constraint = constraint_scale * self.penalty(self._whole(acts), self.sae.W_dec, residual.detach())
+        l1, sparsity = self.mesh.features.added(torch.stack([l1, sparsity])).unbind()
         loss = mse + sparsity + auxiliary + constraint
-        values = self.ranks.mean(torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach())
+        values = self.mesh.rows.mean(torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach())
         if not bool(torch.isfinite(values).all()):
             names = ("reconstruction", "L1", "sparsity", "auxiliary", "constraint", "loss")
             shown = ", ".join(f"{n} {float(v):g}" for n, v in zip(names, values, strict=True))
@@ -167,14 +170,26 @@ class Stepper:
             )
         self.scaler.scale(loss / parts).backward()
         fired = acts.fired.float() if isinstance(acts, Codes) else (acts.detach() > 0).float().sum(dim=0)
-        return _Part(
-            values, self.ranks.sum(fired), self.ranks.mean(total.detach() / len(x)), self._least_of_all(given.least)
-        )
+        rows, features = self.mesh.rows, self.mesh.features
+        fired, mean_act = rows.sum(fired), rows.mean(total.detach() / len(x))
+        least = self._least_of_all(given.least)
+        return _Part(values, features.cat(fired), features.cat(mean_act), least)
+
+    def _whole(self, acts: Tensor | Codes) -> Tensor | Codes:
+        """The codes of all features; of a dictionary in parts, what fires."""
+        features = self.mesh.features
+        if features.size == 1:
+            return acts
+        if isinstance(acts, Tensor):
+            row, feature = acts.detach().nonzero(as_tuple=True)
+            acts = Codes(acts.shape[1], row_starts(row, len(acts)), feature, acts[row, feature].float())
+        return acts.merged(features)
 
     def _least_of_all(self, least: Tensor | None) -> Tensor | None:
-        if self.ranks.size == 1:
+        everyone = self.mesh.everyone
+        if everyone.size == 1:
             return least
-        of_all = self.ranks.least(torch.full((), torch.inf, device=self.device) if least is None else least.float())
+        of_all = everyone.least(torch.full((), torch.inf, device=self.device) if least is None else least.float())
         return of_all if bool(of_all.isfinite()) else None
 
     def _autocast_pass(self, x: Tensor, dead: Tensor | None) -> TrainingPass:
@@ -187,17 +202,33 @@ class Stepper:
     def _autocast(self) -> torch.autocast:
         return autocast(self.device, self.settings.precision)
 
+    def _clip(self) -> None:
+        """Gradients of all features together, to `clip_norm`."""
+        if self.mesh.features.size == 1:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.clip_norm)
+            return
+        squares = []
+        for name, parameter in self.sae.named_parameters():
+            if parameter.grad is not None:
+                parted = self.sae.feature_dimension(name) is not None
+                square = parameter.grad.square().sum()
+                squares.append(self.mesh.features.sum(square) if parted else square)
+        norm = torch.stack(squares).sum().sqrt()
+        torch.nn.utils.clip_grads_with_norm_(self.sae.parameters(), self.clip_norm, norm)
+
     @torch.no_grad()
     def _update(self) -> bool:
-        for parameter in self.sae.parameters():
+        for name, parameter in self.sae.named_parameters():
             if parameter.grad is not None:
-                self.ranks.average_(parameter.grad)
+                self.mesh.rows.average_(parameter.grad)
+                if name.startswith("batch_norm."):  # what each part of the features makes of it
+                    parameter.grad.copy_(self.mesh.features.sum(parameter.grad))
         self.scaler.unscale_(self.optimizer)
         W_dec = self.sae.W_dec
         if self.settings.decoder_gradient == "projected" and W_dec.grad is not None:
             W_dec.grad -= (W_dec.grad * W_dec).sum(dim=1, keepdim=True) * W_dec
         if self.clip_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.clip_norm)
+            self._clip()
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
