@@ -147,8 +147,8 @@ def test_without_some_rows_is_as_if_they_had_never_been(seed, groups):
     whole, group = Codes.from_dense(acts), torch.arange(60) % groups
     floor = turned(whole)
     results = correlation.correlations(whole, floor, group)
-    assert asdict(next(results)) == pytest.approx(measure(acts), abs=1e-5)
-    for n, result in zip(range(groups), results, strict=True):
+    assert asdict(results[0]) == pytest.approx(measure(acts), abs=1e-5)
+    for n, result in zip(range(groups), results[1:], strict=True):
         rest = correlation.correlation(whole.at_rows(group != n), floor.at_rows(group != n))
         assert asdict(result) == pytest.approx(asdict(rest), abs=1e-5)
 

@@ -60,7 +60,10 @@ CASES = {
     **{
         f"{name} on topk": changes(KINDS["topk"], CONSTRAINTS[name]) for name in ("full", "selective", "informed", "mi")
     },
-    "accumulation": changes(KINDS["topk"], CONSTRAINTS["none"], accumulation=2, gradient_checkpointing=True),
+    "accumulation": changes(KINDS["batch_topk"], CONSTRAINTS["selective"], accumulation=2),
+    "checkpointing": changes(
+        KINDS["batch_topk"] | {"batch_norm": True}, CONSTRAINTS["none"], gradient_checkpointing=True
+    ),
     "AuxK": changes(KINDS["topk"], CONSTRAINTS["none"], dead_after_tokens=1),
     "target L0": changes(KINDS["relu"], CONSTRAINTS["none"]) | {"sparsity": {"target_l0": 3.0, "warmup_steps": 0}},
 }
@@ -153,6 +156,9 @@ def test_only_training_is_shared():
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    assert Ranks(1, 4).share(8) == slice(2, 4)
+    assert Ranks(1, 4).share(8).tolist() == [2, 3]
+    assert Ranks(1, 2).share(8, parts=2).tolist() == [2, 3, 6, 7]
     with pytest.raises(SleaveError, match=r"A batch of 8 rows cannot be shared out evenly among 3 processes\. Change"):
         Ranks(1, 3).share(8)
+    with pytest.raises(SleaveError, match=r"among 2 processes in 3 parts \(training\.accumulation\)"):
+        Ranks(1, 2).share(8, parts=3)

@@ -37,8 +37,8 @@ class ActivationSource(Protocol):
     def num_train_rows(self) -> int | None:
         """Number of different training rows; None when they are made as they are needed."""
 
-    def next_batch(self, ranks: Ranks = ALONE) -> Float[Tensor, "batch d_in"]:
-        """The next training batch, or a rank's share of it: float32, scaled."""
+    def next_batch(self, ranks: Ranks = ALONE, parts: int = 1) -> Float[Tensor, "batch d_in"]:
+        """The next training batch, or a rank's share of it (`Ranks.share`): float32, scaled."""
 
     def sample(self, n: int) -> Float[Tensor, "n d_in"]:
         """Training rows, float32 and scaled, the same at every call; the sequence of batches is not disturbed."""
@@ -105,15 +105,15 @@ class StoredSource:
             StoredIds(self._train.boundaries, seed), buffer_rows, refresh_batches, batch_size, seed
         )
 
-    def next_batch(self, ranks: Ranks = ALONE) -> Float[Tensor, "batch d_in"]:
-        """The next training batch, or a rank's share of it: float32, scaled.
+    def next_batch(self, ranks: Ranks = ALONE, parts: int = 1) -> Float[Tensor, "batch d_in"]:
+        """The next training batch, or a rank's share of it (`Ranks.share`): float32, scaled.
 
         Raises:
             SleaveError: a row is not finite, so the store was altered since it was made; or a batch cannot be shared
                 out evenly.
         """
         ids = self._buffer.next_batch()
-        return self._scaled(ids[ranks.share(len(ids))])
+        return self._scaled(ids[ranks.share(len(ids), parts)])
 
     def sample(self, n: int) -> Float[Tensor, "n d_in"]:
         """n training rows, float32 and scaled: the same at every call, all different unless n > `num_train_rows`."""

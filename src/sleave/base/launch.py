@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+TOLD = {"RANK", "WORLD_SIZE", "MASTER_ADDR"}  # other tools set one or the other
+
 
 def launched_together() -> bool:
     """Whether there are other processes of the same job."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return os.environ.keys() >= TOLD and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def silent() -> bool:
     """Whether it is another process that tells the user what goes on."""
-    return launched_together() and int(os.environ.get("RANK", "0")) > 0
+    return launched_together() and int(os.environ["RANK"]) > 0

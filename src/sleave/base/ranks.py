@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError
 from sleave.base.launch import launched_together
 
-TIMEOUT = timedelta(days=1)  # one rank may read text through a model while the others wait
+TIMEOUT = timedelta(days=1)  # the first process may check every file of a store while the others wait
 
 
 class Ranks:
@@ -37,19 +38,19 @@ class Ranks:
         """Whether this is the one that writes files and tells the user."""
         return self.rank == 0
 
-    def share(self, rows: int) -> slice:
-        """Which of so many rows are this rank's.
+    def share(self, rows: int, parts: int = 1) -> Int64[Tensor, " share"]:
+        """Which of so many rows are this rank's: its share of each of some parts, one after the other.
 
         Raises:
             SleaveError: they cannot be shared out evenly.
         """
-        if rows % self.size:
+        if rows % (self.size * parts):
+            among = f"{self.size} processes" + f" in {parts} parts (training.accumulation)" * (parts > 1)
             raise SleaveError(
-                f"A batch of {rows} rows cannot be shared out evenly among {self.size} processes. Change "
-                "buffer.batch_contexts (a batch is so many times harvest.context_length rows), or --nproc-per-node."
+                f"A batch of {rows} rows cannot be shared out evenly among {among}. Change buffer.batch_contexts (a "
+                "batch is so many times harvest.context_length rows), or --nproc-per-node."
             )
-        each = rows // self.size
-        return slice(self.rank * each, (self.rank + 1) * each)
+        return torch.arange(rows).view(parts, self.size, -1)[:, self.rank].flatten()
 
     def part(self, length: int) -> slice:
         """Which of so many features, that are shared out evenly, are this rank's."""
@@ -57,7 +58,7 @@ class Ranks:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks; every rank gets the same."""
-        return self._reduced(tensor, dist.ReduceOp.SUM)
+        return self._reduced(tensor, "SUM")
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over ranks."""
@@ -65,27 +66,35 @@ class Ranks:
 
     def least(self, tensor: Tensor) -> Tensor:
         """The smallest over ranks."""
-        return self._reduced(tensor, dist.ReduceOp.MIN)
+        return self._reduced(tensor, "MIN")
 
     def all(self, condition: bool) -> bool:
         """Whether it holds on every rank: for decisions that all must take alike."""
         return condition if self.size == 1 else bool(self.least(torch.tensor(int(condition))))
 
-    def most(self, number: int) -> int:
-        """The largest over ranks."""
-        return number if self.size == 1 else -int(self.least(torch.tensor(-number)))
+    def any(self, condition: bool) -> bool:
+        """Whether it holds on some rank."""
+        return not self.all(not condition)
+
+    def number_of_first(self, number: int) -> int:
+        """What the first rank has; the others' is not looked at."""
+        return number if self.size == 1 else int(self.sum(torch.tensor(number if self.first else 0)))
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """The first rank's, whose first dimension may be another."""
+        return tensor if self.size == 1 else self.gather(tensor if self.first else tensor[:0])[0]
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Each rank's tensor, in their order; they may differ in their first dimension."""
         if self.size == 1:
             return [tensor]
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        _together(dist.all_gather, lengths, torch.tensor([len(tensor)]), self._group)
+        _collective(dist.all_gather, lengths, torch.tensor([len(tensor)]), self._group)
         longest = max(int(n) for n in lengths)
         padded = tensor.new_zeros(longest, *tensor.shape[1:])
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in range(self.size)]
-        _together(dist.all_gather, parts, padded, self._group)
+        _collective(dist.all_gather, parts, padded, self._group)
         return [part[: int(n)] for part, n in zip(parts, lengths, strict=True)]
 
     def cat(self, tensor: Tensor, averaged: bool = True) -> Tensor:
@@ -108,10 +117,10 @@ class Ranks:
         return total
 
     @torch.no_grad()
-    def average_(self, tensor: Tensor) -> None:
-        """Put the mean over ranks in its place."""
+    def sum_(self, tensor: Tensor) -> None:
+        """Put the sum over ranks in its place."""
         if self.size > 1:
-            tensor.copy_(self.mean(tensor))
+            tensor.copy_(self.sum(tensor))
 
     def fill_(self, tensor: Tensor) -> None:
         """Put together what each rank has of it where the others have zeros, to the last bit."""
@@ -125,7 +134,7 @@ class Ranks:
         """Put the first rank's in its place."""
         if self.size > 1:
             whole = tensor.contiguous()
-            _together(dist.broadcast, whole, 0)
+            _collective(dist.broadcast, whole, 0)
             tensor.copy_(whole)
 
     def wait(self) -> None:
@@ -133,11 +142,11 @@ class Ranks:
         if self.size > 1:
             self.sum(torch.zeros(1))
 
-    def _reduced(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    def _reduced(self, tensor: Tensor, operation: str) -> Tensor:
         if self.size == 1:
             return tensor
         whole = tensor.detach().clone(memory_format=torch.contiguous_format)
-        _together(dist.all_reduce, whole, operation, self._group)
+        _collective(dist.all_reduce, whole, getattr(dist.ReduceOp, operation), self._group)
         return whole
 
 
@@ -146,9 +155,12 @@ def _together(operation: Callable[..., Any], *arguments: Any) -> None:
         operation(*arguments)
     except RuntimeError as error:
         raise SleaveError(
-            "Another of the processes that torchrun started has stopped; if it was by a mistake, it says which. "
+            "The processes that torchrun started cannot reach each other; most likely one has stopped, and says why. "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
+
+
+_collective = _together  # `joined` has it left out of compiled code: what that imports takes a second
 
 
 class _Cat(torch.autograd.Function):
@@ -214,33 +226,36 @@ def sharing(mesh: Mesh) -> Iterator[None]:
 
 
 @contextmanager
-def joined(shards: int = 1) -> Iterator[Mesh]:
+def joined(shards: int = 1, device: str = "auto") -> Iterator[Mesh]:
     """Within the block, the processes that `torchrun` started this one as one of; alone without it.
 
     A GPU is that of the process's number on its machine.
 
     Args:
         shards: how many have a part of the dictionary each; neighbours in the order of their ranks.
+        device: what the settings have: `auto`, `cpu` or `cuda`.
 
     Raises:
-        SleaveError: torch was built without support for it, or there are no so many processes.
+        SleaveError: torch was built without support for it; or there are no so many processes, or too few GPUs.
     """
     if not launched_together():
         _check_shards(shards, 1)
         yield Mesh()
         return
+    if not dist.is_available():
+        raise SleaveError("This build of torch has no torch.distributed, which more than one process needs.")
     if dist.is_initialized():
         yield _mesh(shards)
         return
-    if not dist.is_available():
-        raise SleaveError("This build of torch has no torch.distributed, which more than one process needs.")
     # Imported once there is a group, its default arguments would hold it for good, and abort the process at its end.
     import torch.distributed.nn
 
     backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if device != "cpu" and torch.cuda.is_available():
+        _take_gpu(device)
         backend = "cpu:gloo,cuda:nccl"
+    global _collective
+    _collective = torch.compiler.disable(_together)  # compiled, it would be kept, and the group with it
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         mesh = _mesh(shards)
@@ -248,6 +263,18 @@ def joined(shards: int = 1) -> Iterator[Mesh]:
         mesh.everyone.wait()  # who leaves first cuts off the others
     finally:
         dist.destroy_process_group()
+
+
+def _take_gpu(device: str) -> None:
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if device not in ("auto", "cuda"):
+        raise SleaveError(f"`device` (= {device!r}) must be 'auto', 'cuda' or 'cpu' where there are several processes.")
+    if number >= there:
+        raise SleaveError(
+            f"This is process {number + 1} of this machine, which has {there} GPUs. Lower --nproc-per-node, or compute "
+            "on the CPU (--training.device cpu --model.device cpu)."
+        )
+    torch.cuda.set_device(number)
 
 
 def _mesh(shards: int) -> Mesh:

@@ -90,12 +90,18 @@ class ByInformation(Criterion):
 
 
 def _of_all_ranks(acts: Tensor | Codes, gradient: Callable[[], Tensor] | None) -> tuple[Tensor | Codes, Tensor | Codes]:
-    """The codes of the whole batch, and what pairs are chosen by: every rank chooses from the same, and alike."""
+    """The codes of the whole batch, and what pairs are chosen by: every rank chooses from the same."""
     acts, ranks = acts.detach(), current().rows
     if ranks.size == 1:
         return acts, acts if gradient is None else gradient()
     whole = as_codes(acts).gathered(ranks)
     return whole, whole if gradient is None else ranks.cat(gradient())
+
+
+def _of_first(pairs: Pairs) -> Pairs:
+    """Those that the first process chose: another machine may rank scores that are next to equal another way."""
+    everyone = current().everyone
+    return Pairs(everyone.of_first(pairs.i), everyone.of_first(pairs.j), everyone.of_first(pairs.score))
 
 
 class PairChooser:
@@ -141,7 +147,7 @@ class PairChooser:
         due = phase == 0
         again = self.compare and phase == self._windows["signal"].length
         if due or again:
-            chosen = self._choose(*_of_all_ranks(acts, gradient))
+            chosen = _of_first(self._choose(*_of_all_ranks(acts, gradient)))
             if due:
                 self._overlap["overlap"] = chosen.jaccard(self.pairs) if self.pairs is not None else math.nan
                 self.pairs = chosen

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sleave.base.errors import NotEnoughMemory
+from sleave.base.progress import Advance, progress
 from sleave.codes.codes import Codes, row_starts
 from sleave.dependence.coactivation import dots
 from sleave.dependence.pairs import argsort_unique
@@ -61,11 +62,11 @@ class CorrelationResult:
 
 def correlation(codes: Codes, floor: Codes) -> CorrelationResult:
     """The correlation of codes, given the same codes `turned`; see `correlations`."""
-    return next(correlations(codes, floor, torch.zeros(codes.rows, dtype=torch.int64)))
+    return correlations(codes, floor, torch.zeros(codes.rows, dtype=torch.int64))[0]
 
 
-def correlations(codes: Codes, floor: Codes, group: Int64[Tensor, " rows"]) -> Iterator[CorrelationResult]:
-    """The correlation of codes, given the same codes `turned`; then without the rows of each group, in its order.
+def correlations(codes: Codes, floor: Codes, group: Int64[Tensor, " rows"]) -> list[CorrelationResult]:
+    """The correlation of codes, given the same codes `turned`; then, of several groups of rows, without each in turn.
 
     Where little fires together, that is listed, and everything else is known from two numbers a feature. Otherwise the
     centred Gram matrix of all features is added up, whose memory grows with d_sae^2; what a group has added to it is
@@ -76,13 +77,20 @@ def correlations(codes: Codes, floor: Codes, group: Int64[Tensor, " rows"]) -> I
     Raises:
         NotEnoughMemory: too much fires together in a dictionary of more than 16,384 features.
     """
-    measured_codes = list(_measured(codes, group))  # one after the other: no more than one Gram matrix at a time
-    for of_codes, of_floor in zip(measured_codes, _measured(floor, group), strict=True):
-        figures: list[float] = []
-        for measured, chance in zip(of_codes, of_floor, strict=True):
-            figures += [measured.peak, measured.peak_often, measured.mean, *measured.quantiles]
-            figures += [measured.mean - chance.mean, measured.tail - chance.tail]
-        yield CorrelationResult(*figures)
+    groups = group.unique().tolist()
+    left_out = groups if len(groups) > 1 else []
+    with progress("Correlation of all pairs", 2 * (1 + len(left_out)), "passes") as advance:
+        # One after the other: no more than one Gram matrix at a time.
+        of_codes, of_floor = (list(_measured(part, group, groups, left_out, advance)) for part in (codes, floor))
+    return [_result(*both) for both in zip(of_codes, of_floor, strict=True)]
+
+
+def _result(codes: list[_Measured], floor: list[_Measured]) -> CorrelationResult:
+    figures: list[float] = []
+    for measured, chance in zip(codes, floor, strict=True):
+        figures += [measured.peak, measured.peak_often, measured.mean, *measured.quantiles]
+        figures += [measured.mean - chance.mean, measured.tail - chance.tail]
+    return CorrelationResult(*figures)
 
 
 def turned(codes: Codes, seed: int = 0) -> Codes:
@@ -104,12 +112,16 @@ class _Measured:
         self.tail = self.quantiles[QUANTILES.index(TAIL)]
 
 
-def _measured(codes: Codes, group: Tensor) -> Iterator[list[_Measured]]:
-    """Of |cosine| and of |Pearson|: of all rows, then without each group of them."""
-    groups = group.unique().tolist()
+def _measured(
+    codes: Codes, group: Tensor, groups: list[int], left_out: list[int], advance: Advance
+) -> Iterator[list[_Measured]]:
+    """Of |cosine| and of |Pearson|: of all rows, then without each group that is to be left out."""
     if coactivations_are_few(codes):
         yield _from_coactivations(codes)
-        yield from (_from_coactivations(codes.at_rows(group != number)) for number in groups)
+        advance(1, "")
+        for number in left_out:
+            yield _from_coactivations(codes.at_rows(group != number))
+            advance(1, "")
         return
     if codes.d_sae > WIDEST:
         raise NotEnoughMemory(
@@ -120,10 +132,12 @@ def _measured(codes: Codes, group: Tensor) -> Iterator[list[_Measured]]:
     for number in groups:
         whole.add(_moments(codes.at_rows(group == number)))
     yield whole.measured()
-    for number in groups:
+    advance(1, "")
+    for number in left_out:
         part = _moments(codes.at_rows(group == number))  # again, and the same to the last bit: nothing is left of it
         whole.remove(part)
         yield whole.measured()
+        advance(1, "")
         whole.add(part)
 
 

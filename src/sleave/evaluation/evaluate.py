@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -101,18 +101,16 @@ def evaluate_rows(
     scaling = scaling or Scaling.identity(sae.d_in)
     read = read_rows(sae, batches, scaling, max_rows, documents, groups)
     norm = (sae.W_dec * scaling.scale).norm(dim=1)
-    correlated = correlations(read.codes, read.turned, read.group)
-    whole = _figures(read, norm, correlated)
+    correlated = _unless_too_large("Correlation", lambda: correlations(read.codes, read.turned, read.group), True)
+    whole = _figures(read, norm, correlated[0] if correlated else None)
     decoder = _decoder(sae, read) if whole.information else None
     parts = {f.name: getattr(whole, f.name) for f in fields(whole)}
-    without = _without_each_group(read, norm, correlated)
+    without = _without_each_group(read, norm, correlated[1:] if correlated else None)
     return Evaluation(read.codes.rows, read.fingerprint, **parts, decoder=decoder, groups=without)
 
 
-def _figures(
-    read: ReadRows, norm: Tensor, correlated: Iterator[CorrelationResult], without: int | None = None
-) -> _OfRows:
-    """Of all rows, or of those that are not in one group; the next of the correlations is that of the same rows."""
+def _figures(read: ReadRows, norm: Tensor, correlated: CorrelationResult | None, without: int | None = None) -> _OfRows:
+    """Of all rows, or of those that are not in one group; given their correlation."""
     codes, document = read.codes, read.document
     if without is not None:
         kept = read.group != without
@@ -130,7 +128,7 @@ def _figures(
         scaled,
         raw,
         statistics.compute(),
-        _unless_too_large("Correlation", lambda: next(correlated, None), tell),
+        correlated,
         _unless_too_large("Mutual information", information.compute, tell) if enough else None,
         _unless_too_large("The most correlated pairs", top.compute, tell) if enough else None,
     )
@@ -151,7 +149,7 @@ def _decoder(sae: SparseAutoencoder, read: ReadRows) -> DecoderResult:
 
 
 def _without_each_group(
-    read: ReadRows, norm: Tensor, correlated: Iterator[CorrelationResult]
+    read: ReadRows, norm: Tensor, correlated: Sequence[CorrelationResult] | None
 ) -> dict[str, tuple[float, ...]]:
     """By figure, what it is without each group that has rows; nothing if that leaves too little."""
     sizes = torch.bincount(read.group)
@@ -160,8 +158,8 @@ def _without_each_group(
         return {}
     figures = []
     with progress("The same without each group of documents", len(groups), "groups") as advance:
-        for group in groups:
-            figures.append(_numbers(_figures(read, norm, correlated, group)))
+        for n, group in enumerate(groups):
+            figures.append(_numbers(_figures(read, norm, correlated[n] if correlated else None, group)))
             advance(1, "")
     shared = [path for path in figures[0] if all(path in others for others in figures)]
     return {path: tuple(each[path] for each in figures) for path in shared}

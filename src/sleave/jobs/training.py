@@ -26,7 +26,7 @@ def harvest(recipe: Recipe | str | Path) -> Store:
     from sleave.language.harvest import harvest as harvest_store
 
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    with joined() as mesh:
+    with joined(device=recipe.model.device) as mesh:
         return harvest_store(recipe.model, recipe.corpus, recipe.harvest, mesh.everyone)
 
 
@@ -49,7 +49,7 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
         raise SleaveError(f"`{out}` is there and is no folder. Choose another place for the run.")
     layers = recipe.model.layers if recipe.layer is None else (recipe.layer,)
     runs = [RunDirectory(Path(out) / f"layer_{layer:02d}" if len(layers) > 1 else out) for layer in layers]
-    with joined(recipe.training.shards) as mesh:
+    with joined(recipe.training.shards, recipe.training.device) as mesh:
         for layer, run in zip(layers, runs, strict=True):
             _train_layer(recipe.model_copy(update={"layer": layer}), run, mesh)
     return runs
@@ -57,6 +57,7 @@ def train(recipe: Recipe | str | Path, out: str | Path) -> list[RunDirectory]:
 
 def _train_layer(recipe: Recipe, run: RunDirectory, mesh: Mesh) -> None:
     run.check(recipe.to_dict())  # before anything is read
+    mesh.rows.share(recipe.buffer.batch_contexts * recipe.harvest.context_length, recipe.training.accumulation)
     if mesh.everyone.all(run.finished):
         say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         return

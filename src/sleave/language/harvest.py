@@ -28,7 +28,8 @@ def harvest(
 ) -> Store:
     """Make the activation store that the settings describe, go on with an unfinished one, or reuse a finished one.
 
-    Ranks share the batches that the model reads; the first one writes, and the store is the same to the last bit.
+    Ranks share the batches that the model reads; the first one writes, and the store is the same (to the bit
+    if each has as many threads as one process would have).
 
     Raises:
         SleaveError: no `store` was named; the folder holds another harvest; the model or the text is missing; there is
@@ -38,7 +39,7 @@ def harvest(
         raise SleaveError("`harvest.store` names no folder. Give one, such as --harvest.store activations/mine.")
     path = Path(settings.store)
     wanted = specification(model, corpora, settings)
-    if ranks.most(int(ranks.first and _is_there(path, wanted, model.layers))):
+    if ranks.any(ranks.first and _is_there(path, wanted, model.layers)):
         store = Store.open(path, verify=False)
         say(
             f"Reusing the activations in {path}: {store.num_rows('train'):,} training rows (tokens), "
@@ -52,12 +53,12 @@ def harvest(
             writer = StoreWriter.open(
                 path, wanted, model.layers, hooked.d_in, settings.dtype, metadata(hooked, corpora, settings)
             )
-            ranks.most(writer.next_document)
-            if not ranks.most(int(writer.complete)):
+            ranks.number_of_first(writer.next_document)
+            if not ranks.any(writer.complete):
                 _harvest(hooked, corpora, settings, writer, ranks)
     else:
-        start = ranks.most(0)
-        if not ranks.most(0):
+        start = ranks.number_of_first(0)
+        if not ranks.any(False):
             _help(hooked, corpora, settings, start, ranks)
     ranks.wait()
     store = Store.open(path, verify=False)
@@ -89,7 +90,7 @@ def _help(
 ) -> None:
     """Read along with the first rank, chunk by chunk."""
     stream = items(_documents(corpora, settings.seed)[0], model, settings, start=start)
-    while (wanted := ranks.most(0)) and (chunk := _next_chunk(stream, settings, wanted)):
+    while (wanted := ranks.number_of_first(0)) and (chunk := _next_chunk(stream, settings, wanted)):
         read(model, _sequences(chunk), settings.batch_tokens, ranks=ranks)
 
 
@@ -105,7 +106,7 @@ def _harvest(
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
     done = _Done(writer, total, settings.max_tokens)
     with progress("Harvesting", 100, "%", done.percent) as advance:
-        while wanted := ranks.most(max(0, settings.max_tokens - writer.rows("train"))):
+        while wanted := ranks.number_of_first(max(0, settings.max_tokens - writer.rows("train"))):
             chunk = _next_chunk(stream, settings, wanted)
             if not chunk:
                 break

@@ -150,10 +150,10 @@ class LiveSource:
             self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, buffer.batch_contexts * rows, seed
         )
 
-    def next_batch(self, ranks: Ranks = ALONE) -> Float[Tensor, "batch d_in"]:
+    def next_batch(self, ranks: Ranks = ALONE, parts: int = 1) -> Float[Tensor, "batch d_in"]:
         """The next training batch, or a rank's share of it: float32, scaled."""
         rows = self._buffer.next_batch()
-        return self.scaling.apply(rows[ranks.share(len(rows))].float())
+        return self.scaling.apply(rows[ranks.share(len(rows), parts)].float())
 
     def sample(self, n: int) -> Float[Tensor, "n d_in"]:
         """Training rows, float32 and scaled, the same at every call; at most those that were read first."""

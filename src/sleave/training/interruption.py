@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from sleave.base.launch import launched_together
 from sleave.base.progress import say
 
 
@@ -32,7 +33,10 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block, SIGINT and SIGTERM only set the request; a second one acts as it always does."""
+    """Within the block, SIGINT and SIGTERM only set the request; a second one acts as it always does.
+
+    But not where there are several processes: each may get one from the terminal and another from `torchrun`.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
@@ -41,6 +45,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         request.signal_number = number
+        if launched_together():
+            return
         _set_all(former)
         say("\nStopping after this step, and saving; once more stops at once, without saving.")
 

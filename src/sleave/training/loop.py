@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
 from sleave.autoencoder.model import ACTIVE, SparseAutoencoder
 from sleave.base.device import choose_device
 from sleave.base.environment import peak_memory
+from sleave.base.errors import SleaveError
 from sleave.base.files import digest
 from sleave.base.progress import progress, say
 from sleave.base.ranks import Mesh
@@ -47,7 +49,7 @@ def train(
         mesh: the processes that take every step together.
 
     Returns:
-        the summary that also goes to results.json under `training`.
+        the summary that also goes to results.json under `training`; nothing but on the first process.
 
     Raises:
         SleaveError: the loss or the activations are not finite, the disk is full, ...; the last checkpoint stays.
@@ -58,13 +60,17 @@ def train(
     done = Progress.none(stepper)
     if run.checkpoint_file.is_file():
         done = read_checkpoint(run.checkpoint_file, stepper, source)
+    if not mesh.everyone.all(done.step == mesh.everyone.number_of_first(done.step)):
+        raise SleaveError(
+            f"The first process goes on at another step than this one (= {done.step}): they do not see the same "
+            f"`{run.path}`. Put it where all machines see it."
+        )
+    if done.step:
         say(f"Going on at step {done.step} of {settings.training.steps} in {run.path}")
     _steps(settings, source, run, stepper, done)
     sae = whole_autoencoder(stepper)
-    if mesh.everyone.first:
-        _finish(settings, source, run, stepper, sae, done)
+    summary = _finish(settings, source, run, stepper, sae, done) if mesh.everyone.first else {}
     mesh.everyone.wait()
-    summary: dict[str, Any] = run.results()["training"]
     return summary
 
 
@@ -75,7 +81,7 @@ def _finish(
     stepper: Stepper,
     sae: SparseAutoencoder,
     done: Progress,
-) -> None:
+) -> dict[str, Any]:
     run.save_scaling(source.scaling)
     if stepper.penalty is not None and stepper.penalty.chooses and stepper.penalty.pairs is not None:
         run.save_pairs(stepper.penalty.pairs)
@@ -84,7 +90,9 @@ def _finish(
         run.sae,
         {**source.metadata, "training_tokens": done.rows},
     )
-    run.add_results("training", _summary(settings, run, stepper))
+    summary = _summary(settings, run, stepper)
+    run.add_results("training", summary)
+    return summary
 
 
 def _build(settings: RunSettings, source: ActivationSource, mesh: Mesh) -> Stepper:
@@ -163,18 +171,23 @@ def _steps(
             while done.step < steps:
                 began = time.perf_counter()
                 lr = learning_rate(settings.optimizer, done.step, steps)
-                result = advance(settings, stepper, done, source.next_batch(mesh.rows).to(stepper.device))
+                result = advance(
+                    settings,
+                    stepper,
+                    done,
+                    source.next_batch(mesh.rows, settings.training.accumulation).to(stepper.device),
+                )
                 record = _record(result, stepper, done, settings.training.dead_after_tokens)
                 record |= {"lr": lr, "seconds": time.perf_counter() - began}
                 for logger in loggers:
                     logger.log(record)
                 shown(1, note(result))
-                stop = (
-                    mesh.everyone.most(request.signal_number or 0) or None
-                )  # asked of one, all stop after the same step
+                asked = mesh.everyone.any(request.signal_number is not None)  # one of them: all stop after this step
+                stop = (request.signal_number or signal.SIGTERM) if asked else None
                 due = done.step % settings.training.checkpoint_every == 0 or done.step == steps or stop is not None
                 if due:
                     write_checkpoint(run.checkpoint_file, stepper, source, done)
+                    mesh.everyone.wait()  # who stops first has torchrun stop the others
                 if stop is not None and done.step < steps:
                     raise Interrupted(
                         stop, f"Stopped at step {done.step} of {steps} and saved. The same command goes on from there."

@@ -168,7 +168,8 @@ class Stepper:
                 f"The loss is not finite ({shown}). Nothing was updated. Lower optimizer.lr or the weight of the term "
                 "that blew up, check the activations' scaling, or use training.precision = 'bfloat16'."
             )
-        self.scaler.scale(loss / parts).backward()
+        # Summed over ranks, so that what float16 must hold is no larger for there being several.
+        self.scaler.scale(loss / (parts * self.mesh.rows.size)).backward()
         fired = acts.fired.float() if isinstance(acts, Codes) else (acts.detach() > 0).float().sum(dim=0)
         rows, features = self.mesh.rows, self.mesh.features
         fired, mean_act = rows.sum(fired), rows.mean(total.detach() / len(x))
@@ -220,7 +221,7 @@ class Stepper:
     def _update(self) -> bool:
         for name, parameter in self.sae.named_parameters():
             if parameter.grad is not None:
-                self.mesh.rows.average_(parameter.grad)
+                self.mesh.rows.sum_(parameter.grad)
                 if name.startswith("batch_norm."):  # what each part of the features makes of it
                     parameter.grad.copy_(self.mesh.features.sum(parameter.grad))
         self.scaler.unscale_(self.optimizer)
