@@ -59,6 +59,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
         ),
         "entanglement": (
             Figure("99.9th percentile of |C|", "heldout.correlation.p999_cosine", ".4f", "lower"),
+            Figure("99.99th percentile of |C|", "heldout.correlation.p9999_cosine", ".4f", "lower"),
             Figure("99.9th pct. of |C|, above chance", "heldout.correlation.excess_p999_cosine", ".4f", "lower"),
             Figure("mean |C|", "heldout.correlation.mean_cosine", ".5f", "lower"),
             Figure("99.9th percentile of |r|", "heldout.correlation.p999_pearson", ".4f", "lower"),

@@ -33,18 +33,18 @@ Make a grid of runs from one file: methods x layers x seeds x any setting, on on
 FILE names a recipe and what changes of it:
 
   title = "Is it worth it?"
-  recipe = "../recipes/quickstart.toml"      (a path from this file)
-  seeds = [0, 1, 2]                          (layers = [3, 8, 13]; all that the recipe reads, if not given)
-  suites = ["heldout", "audit"]              (see sleave evaluate --help)
+  recipe = "../recipes/quickstart.toml"      # a path from this file
+  seeds = [0, 1, 2]                          # layers = [3, 8, 13]; all that the recipe reads, if not given
+  suites = ["heldout", "audit"]              # see sleave evaluate --help
 
-  [methods.none.constraint]                  (what a method changes of the recipe)
+  [methods.none.constraint]                  # what a method changes of the recipe
   kind = "none"
-  [methods.selective]                        (nothing)
+  [methods.selective]                        # nothing
 
-  [[grid]]                                   (one or more; without any, every method with every seed)
+  [[grid]]                                   # one or more; without any, every method with every seed
   [[grid]]
   methods = ["selective"]
-  vary.constraint.weight = [0.05, 0.1, 0.2]  (any setting, and several in all combinations)
+  vary.constraint.weight = [0.05, 0.1, 0.2]  # any setting, and several in all combinations
 
 DIR gets a run directory for each, METHOD/layer_NN/seed_N, what each printed (logs/), experiment.json (what is finished,
 what failed and why), table.md, table.csv and report.html. A run that fails stops no other; it is reported at the end.
