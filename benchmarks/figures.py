@@ -1,6 +1,6 @@
 """The figures of docs/results.md, drawn from results/*.json and benchmarks/recoupling.txt.
 
-    python -m benchmarks.figures        -> docs/figures/frontier.svg, docs/figures/recoupling.svg
+    python -m benchmarks.figures        -> docs/figures/frontier.svg, recoupling.svg, matrices.svg
 
 Needs matplotlib (requirements-dev.txt).
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -46,6 +47,7 @@ def draw(out: Path) -> None:
         figures = {
             "frontier": frontier(read_json(ROOT / "results" / "frontier.json")["runs"]),
             "recoupling": recoupling(json.loads(last)["results"]),
+            "matrices": matrices(read_json(ROOT / "results" / "matrices.json")),
         }
         for name, figure in figures.items():
             figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
@@ -96,6 +98,20 @@ def recoupling(looks: Sequence[Mapping[str, Any]]) -> Figure:
         axis.set(title=title, xlabel="step")
         axis.set_ylim(0, 1.1 * max(look[key] for look in looks if look["step"] > 1))  # it falls most in the beginning
     axes[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def matrices(collected: Mapping[str, Any]) -> Figure:
+    """|r| between the same features of each run, the run before first; see benchmarks/matrices.py."""
+    size = len(collected["features"])
+    figure = Figure(figsize=(11, 11 / len(collected["runs"])))
+    axes = np.atleast_1d(figure.subplots(1, len(collected["runs"])))
+    for axis, (name, run) in zip(axes, collected["runs"].items(), strict=True):
+        values = np.zeros((size, size))
+        values[np.triu_indices(size, 1)] = run["upper"]
+        image = axis.imshow(values + values.T, vmin=0, vmax=1, cmap="magma_r", interpolation="none")
+        axis.set(title=name.partition("/")[0], xticks=[], yticks=[])
+    figure.colorbar(image, ax=axes, shrink=0.8, label="|r|")
     return figure
 
 

@@ -154,7 +154,7 @@ def test_figures_are_drawn_of_the_committed_results(tmp_path):
     """Every method of the frontier and of the recoupling has its line; the same numbers give the same bytes."""
     figures.draw(tmp_path / "a")
     figures.draw(tmp_path / "b")
-    for name in ("frontier", "recoupling"):
+    for name in ("frontier", "recoupling", "matrices"):
         first, second = ((tmp_path / folder / f"{name}.svg").read_bytes() for folder in "ab")
         assert first == second
     runs = read_json(figures.ROOT / "results" / "frontier.json")["runs"]
