@@ -45,9 +45,8 @@ class Ranks:
             SleaveError: they cannot be shared out evenly.
         """
         if rows % (self.size * parts):
-            among = f"{self.size} process{'es' * (self.size > 1)}" + f" in {parts} parts (training.accumulation)" * (
-                parts > 1
-            )
+            among = f"{self.size} process{'es' if self.size > 1 else ''}"
+            among += f" in {parts} parts (training.accumulation)" if parts > 1 else ""
             raise SleaveError(
                 f"A batch of {rows} rows cannot be shared out evenly among {among}. Change buffer.batch_contexts (a "
                 "batch is so many times harvest.context_length rows), or --nproc-per-node."
