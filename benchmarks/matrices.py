@@ -3,7 +3,7 @@
     sleave evaluate RUN... --suite audit
     python -m benchmarks.matrices RUN... [--out results/matrices.json]
 
-The first run is the one before: its features are those of its 96 strongest pairs, like ones next to each other. They
+The first run is the one before: its features are 96, those of its strongest pairs, like ones next to each other. They
 are looked up in each run's 30,000 strongest pairs; a pair below the weakest of those counts as 0.
 `python -m benchmarks.figures` draws them.
 """
@@ -30,11 +30,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, the one before first")
     parser.add_argument("--out", type=Path, default=Path("results/matrices.json"))
     arguments = parser.parse_args()
+    try:
+        runs = read_runs([RunDirectory(path) for path in arguments.runs])
+    except SleaveError as error:
+        parser.error(str(error))
     features: tuple[int, ...] = ()
     maps = {}
-    for run in read_runs([RunDirectory(path) for path in arguments.runs]):
+    for run in runs:
         if run.audit is None:
-            raise SleaveError(f"`{run.path}`: {run.remarks[0]}")
+            parser.error(f"`{run.path}`: {run.remarks[0]}")
         strong = Strong(run.audit.strong)
         features = features or strong.features
         heat = strong.map(MEASURE, features)

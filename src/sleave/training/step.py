@@ -16,7 +16,7 @@ from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
 from sleave.base.ranks import Mesh, Ranks, sharing
 from sleave.base.settings import DType
-from sleave.codes.codes import Codes, row_starts
+from sleave.codes.codes import Codes, as_codes
 from sleave.penalties.penalty import Penalty
 from sleave.training.l0_control import L0Controller
 from sleave.training.settings import OptimizerSettings, TrainingSettings
@@ -182,8 +182,8 @@ class Stepper:
         if features.size == 1:
             return acts
         if isinstance(acts, Tensor):
-            row, feature = acts.detach().nonzero(as_tuple=True)
-            acts = Codes(acts.shape[1], row_starts(row, len(acts)), feature, acts[row, feature].float())
+            codes = as_codes(acts)
+            acts = codes.with_value(acts[codes.row, codes.feature].float())
         return acts.merged(features)
 
     def _least_of_all(self, least: Tensor | None) -> Tensor | None:
