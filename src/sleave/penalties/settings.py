@@ -159,7 +159,9 @@ class InformedConstraint(_ByInformation):
     weight: float = Field(default=1.0, ge=0)
     """What the constraint is multiplied by: a sum over pairs for `selective` and `full`, a mean for others; a sum times
     d_in / 640 for `informed`, where 1 suits activations of about one unit per dimension (`buffer.scaling`)."""
-    window: int = Field(default=20, ge=1)
+    refresh: int = Field(default=50, ge=0)
+    """Choose the pairs anew every so many steps; 0: once, on the first batch."""
+    window: int = Field(default=10, ge=1)
     """Choose from the last so many batches."""
 
     def build(self, d_in: int) -> Penalty:
