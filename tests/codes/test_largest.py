@@ -62,7 +62,7 @@ def test_the_way_of_other_devices_is_the_same():
     x, W, b = matrices(40, 3, 100, 0, coarse=True)
     rows, above = largest.reference_rows(x @ W + b, 7), largest.reference_above(x @ W + b, 1.0)
     assert torch.equal(rows.to_dense(), largest_of_rows(x, W, b, 7).to_dense())
-    assert torch.equal(above.to_dense(), largest._above(x @ W + b, 1.0).to_dense())
+    assert torch.equal(above.to_dense(), largest._above(x @ W, b, 1.0).to_dense())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,5 +1,7 @@
 """Every penalty takes codes held as what fires, and says the same of them as of dense ones."""
 
+import math
+
 import pytest
 import torch
 
@@ -44,7 +46,7 @@ def topk(seed, rows=400):
 def way(request, monkeypatch):
     """Both ways in which a penalty of codes may be computed, whatever would be chosen."""
     monkeypatch.setattr(pairwise, "_walking_is_less_work", lambda codes, pairs: request.param == "walked")
-    monkeypatch.setattr(pairwise, "coactivations_are_few", lambda codes: request.param == "walked")
+    monkeypatch.setattr(pairwise, "most_to_walk", lambda rows, d_sae: math.inf if request.param == "walked" else 0)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

@@ -99,7 +99,7 @@ def test_gradients_equal_autograd_on_the_formula(constraint):
 def test_projection_removes_what_points_along_the_row(kind):
     sae, x = random_sae(), batch(1)
     truth, rows = plain_gradients(sae, x, 0.3, 0)["W_dec"], sae.W_dec.detach().clone()
-    stepper(sae, decoder_gradient=kind).step(x, lr=0.01, sparsity_weight=0.3)
+    stepper(sae, decoder_gradient=kind, fused=False).step(x, lr=0.01, sparsity_weight=0.3)
     along = (sae.W_dec.grad * rows).sum(1)
     if kind == "plain":
         assert along.abs().max() > 0.1
@@ -167,7 +167,8 @@ def test_accumulation_must_divide_the_batch():
 
 @pytest.mark.parametrize("make", [lambda: None, lambda: SelectiveOrthogonality(top=0.2, refresh=2)])
 def test_gradient_checkpointing_changes_nothing(make):
-    kept, again = stepper(penalty=make()), stepper(penalty=make(), gradient_checkpointing=True)
+    kept = stepper(penalty=make(), fused=False)
+    again = stepper(penalty=make(), fused=False, gradient_checkpointing=True)
     assert run(kept) == run(again)
     assert_same_weights(kept.sae, again.sae)
 
@@ -266,7 +267,7 @@ def test_gradients_are_clipped_to_a_norm():
     plain, clipped = random_sae(), random_sae()
     clipped.load_state_dict(plain.state_dict())
     for sae, norm in ((plain, 0.0), (clipped, 0.01)):
-        s = Stepper(sae, OptimizerSettings(), TrainingSettings(precision="float32"), None, norm)
+        s = Stepper(sae, OptimizerSettings(), TrainingSettings(precision="float32", fused=False), None, norm)
         s.step(batch(0), lr=0.0, sparsity_weight=0.1)
     norms = [torch.cat([p.grad.flatten() for p in sae.parameters()]).norm() for sae in (plain, clipped)]
     assert norms[0] > 1

@@ -58,7 +58,7 @@ class BatchTopKAutoencoder(KSparseAutoencoder):
         z = x @ self.W_enc + self.b_enc
         return torch.relu(z) * (z > self._set_threshold())
 
-    def _largest(self, x: Tensor) -> Codes:
+    def largest(self, x: Tensor) -> Codes:
         return largest_of_batch(x, self.W_enc, self.b_enc, max(1, round(self.k * len(x) * current().rows.size)))
 
     def _set_threshold(self) -> Tensor:

@@ -60,21 +60,36 @@ class KSparseAutoencoder(SparseAutoencoder):
         codes = self._firing(read)
         seen = self._left_by_dropout(codes)
         x_hat = current().features.added(times(seen, self.W_dec)) + self.b_dec
-        auxiliary = self._auxiliary(x, seen, self._aux_k(read, (x - x_hat).detach(), dead))
+        auxiliary = self.auxiliary(x, read, seen, (x_hat - x).detach(), dead)
         least = codes.value.detach().min() if codes.value.numel() else None
         return TrainingPass(codes, x_hat, x_hat.new_zeros(()), auxiliary, least)
 
     def _firing(self, x: Tensor) -> Codes:
         """What fires in training, of what the encoder reads; differentiable."""
-        return encoded(self._largest(x), x, self.W_enc, self.b_enc)
+        return encoded(self.largest(x), x, self.W_enc, self.b_enc)
 
-    def _largest(self, x: Tensor) -> Codes:
+    def largest(self, x: Float[Tensor, "batch d_in"]) -> Codes:
         """The same without a gradient."""
         raise NotImplementedError
 
-    def _auxiliary(self, x: Tensor, codes: Codes, aux_k: Tensor | None) -> Tensor | None:
-        """What is added to the loss, given the codes that the decoder sees."""
-        return aux_k
+    def auxiliary(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        read: Float[Tensor, "batch d_in"],
+        codes: Codes,
+        residual: Float[Tensor, "batch d_in"],
+        dead: Bool[Tensor, " d_sae"] | None,
+    ) -> Tensor | None:
+        """What is added to the loss.
+
+        Args:
+            x: the rows.
+            read: what the encoder makes codes of.
+            codes: what the decoder sees.
+            residual: x_hat - x, without a gradient.
+            dead: which features count as dead.
+        """
+        return self._aux_k(read, residual, dead)
 
     def _aux_k(self, x: Tensor, residual: Tensor, dead: Tensor | None) -> Tensor | None:
         features = current().features
@@ -85,5 +100,5 @@ class KSparseAutoencoder(SparseAutoencoder):
         W_enc, b_enc = self.W_enc.t().index_select(0, number).t(), self.b_enc.index_select(0, number)
         most = max(1, self.d_in // 2)
         codes = encoded(largest_of_rows(x, W_enc, b_enc, most), x, W_enc, b_enc)
-        error = features.added(times(codes, self.W_dec.index_select(0, number))) - residual
+        error = features.added(times(codes, self.W_dec.index_select(0, number))) + residual
         return self.aux_weight * min(1.0, count / most) * error.square().sum(dim=1).mean()

@@ -48,7 +48,8 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
             raise SleaveError(f"`widths` (= {list(widths)}) must ascend, from 1 at least to d_sae (= {d_sae}).")
         self.widths = tuple(widths)
 
-    def _auxiliary(self, x: Tensor, codes: Codes, aux_k: Tensor | None) -> Tensor:
+    def auxiliary(self, x: Tensor, read: Tensor, codes: Codes, residual: Tensor, dead: Tensor | None) -> Tensor:
+        aux_k = super().auxiliary(x, read, codes, residual, dead)
         inner: Tensor = self.b_dec
         total = x.new_zeros(()) if aux_k is None else aux_k
         for first, last in pairwise((0, *self.widths[:-1])):

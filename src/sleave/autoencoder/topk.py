@@ -23,7 +23,7 @@ class TopKAutoencoder(KSparseAutoencoder):
     def _codes(self, x: Tensor) -> Codes:
         return self._firing(x)
 
-    def _largest(self, x: Tensor) -> Codes:
+    def largest(self, x: Tensor) -> Codes:
         return largest_of_rows(x, self.W_enc, self.b_enc, int(self.k))
 
     def folded(self, shift: Float64[Tensor, " d_sae"], factor: Float64[Tensor, " d_sae"]) -> TopKAutoencoder:

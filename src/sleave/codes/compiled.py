@@ -24,7 +24,7 @@ def as_many_threads() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def compiled(kernel: Callable[..., Any], *arguments: Tensor | float) -> Any:
+def compiled(kernel: Callable[..., Any], *arguments: Tensor | float | tuple[float, ...]) -> Any:
     """What a kernel returns for CPU tensors (not copied) and numbers: a tensor or number, or a tuple of them."""
     with as_many_threads():
         result = kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))

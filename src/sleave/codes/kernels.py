@@ -8,8 +8,11 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from sleave.codes.number_kernels import number
+
 Ints = NDArray[np.int64]
 Floats = NDArray[Any]
+DEEP = 32  # at most so many columns are passed over together when the largest of them is too small
 
 
 @njit(parallel=True, cache=True)
@@ -88,104 +91,74 @@ def entry_dots(start: Ints, feature: Ints, a: Floats, b: Floats) -> Floats:
     return out
 
 
-@njit(cache=True, inline="always")
-def _less(bits: Ints, column: Ints, a: int, b: int) -> bool:
-    """Whether heap entry a gives way before entry b: the smaller number, and of equal ones the later column."""
-    return bits[a] < bits[b] or (bits[a] == bits[b] and column[a] > column[b])
-
-
-@njit(cache=True, inline="always")
-def _swap(x: Ints, a: int, b: int) -> None:
-    kept = x[a]
-    x[a] = x[b]
-    x[b] = kept
-
-
-@njit(cache=True)
-def _sift_down(bits: Ints, column: Ints, size: int) -> None:
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            return
-        if child + 1 < size and _less(bits, column, child + 1, child):
-            child += 1
-        if not _less(bits, column, child, at):
-            return
-        _swap(bits, child, at)
-        _swap(column, child, at)
-        at = child
-
-
-@njit(cache=True)
-def _sift_up(bits: Ints, column: Ints, at: int) -> None:
-    while at > 0:
-        parent = (at - 1) // 2
-        if not _less(bits, column, at, parent):
-            return
-        _swap(bits, parent, at)
-        _swap(column, parent, at)
-        at = parent
-
-
 @njit(parallel=True, cache=True)
-def largest_of_rows(bits: Ints, k: int) -> tuple[Ints, Ints]:
-    """Columns of the k largest positive numbers of each row, ascending, and how many there are.
+def largest_of_rows(product: Floats, bias: Floats, k: int, parts: int) -> tuple[Ints, Ints, Floats]:
+    """The k largest positive numbers of each row of product + bias: their columns, ascending; how many; themselves.
 
-    Numbers come by their bits: those of positive floating-point numbers are in the numbers' order, and negative ones
-    have negative bits.
+    The k-th largest of the peaks of groups of columns is a bound that k numbers reach at least, and few others do.
     """
-    rows, width = bits.shape
-    chosen = np.zeros((rows, k), np.int64)
-    counts = np.zeros(rows, np.int64)
-    for row in prange(rows):
-        heap = np.zeros(k, bits.dtype)
-        column = chosen[row]
-        size = 0
-        least = bits.dtype.type(0)  # numbers up to this one are not wanted
-        for first in range(0, width, 64):
-            last = min(first + 64, width)
-            peak = bits.dtype.type(0)
-            for i in range(first, last):
-                peak = max(peak, bits[row, i])
-            if peak <= least:
-                continue
-            for i in range(first, last):
-                if bits[row, i] <= least:
-                    continue
-                if size < k:
-                    heap[size] = bits[row, i]
-                    column[size] = i
-                    _sift_up(heap, column, size)
-                    size += 1
-                else:
-                    heap[0] = bits[row, i]
-                    column[0] = i
-                    _sift_down(heap, column, size)
-                if size == k:
-                    least = heap[0]
-        counts[row] = size
-        column[:size].sort()
-    return chosen, counts
+    rows, width = product.shape
+    chosen, counts = np.zeros((rows, k), np.int64), np.zeros(rows, np.int64)
+    values = np.zeros((rows, k), np.float32)
+    deep = max(1, min(DEEP, width // (4 * max(k, 1))))
+    groups = (width + deep - 1) // deep  # of columns that are `groups` apart: so all peaks are taken side by side
+    for part in prange(parts):
+        bits = np.zeros(groups * deep, np.int32)  # positive numbers' are in their order, negative ones' negative
+        peaks = np.empty(groups, np.int32)
+        candidate = np.empty(width + 1, np.int64)
+        for row in range(part, rows, parts):
+            own = product[row]
+            for i in range(width):
+                bits[i] = np.float32(number(own[i]) + bias[i]).view(np.int32)
+            peaks[:] = 0
+            for n in range(deep):
+                for group in range(groups):
+                    peaks[group] = max(peaks[group], bits[n * groups + group])
+            bound = np.int32(1)
+            if groups > k:
+                bound = max(bound, np.partition(peaks, groups - k)[groups - k])
+            found = 0
+            for group in range(groups):
+                if peaks[group] >= bound:
+                    for n in range(deep):
+                        candidate[found] = n * groups + group
+                        found += bits[n * groups + group] >= bound
+            column = np.sort(candidate[:found])
+            ties = k
+            if found > k:
+                among = bits[column]
+                bound = np.partition(among, found - k)[found - k]
+                ties = k - np.sum(among > bound)
+            count = 0
+            for i in column:
+                if bits[i] > bound or (bits[i] == bound and ties > 0):
+                    ties -= bits[i] == bound
+                    chosen[row, count] = i
+                    values[row, count] = bits[i : i + 1].view(np.float32)[0]
+                    count += 1
+            counts[row] = count
+    return chosen, counts, values
 
 
 @njit(parallel=True, cache=True)
-def above(bits: Ints, floor: int) -> tuple[Ints, Ints]:
-    """Row starts and columns of the numbers whose bits are above a floor."""
-    rows, width = bits.shape
+def above(product: Floats, bias: Floats, floor: float) -> tuple[Ints, Ints, Floats]:
+    """Row starts, columns and values of the numbers of product + bias that are above a floor."""
+    rows, width = product.shape
+    least = np.float32(floor)
     start = np.zeros(rows + 1, np.int64)
     for row in prange(rows):
-        count = 0
+        count = np.int32(0)
         for i in range(width):
-            count += bits[row, i] > floor
+            count += np.int32(number(product[row, i]) + bias[i] > least)
         start[row + 1] = count
     for row in range(rows):
         start[row + 1] += start[row]
-    column = np.empty(start[rows], np.int64)
+    column, value = np.empty(start[rows], np.int64), np.empty(start[rows], np.float32)
     for row in prange(rows):
         at = start[row]
         for i in range(width):
-            if bits[row, i] > floor:
+            if number(product[row, i]) + bias[i] > least:
                 column[at] = i
+                value[at] = number(product[row, i]) + bias[i]
                 at += 1
-    return start, column
+    return start, column, value

@@ -17,9 +17,10 @@ from sleave.base.ranks import current
 from sleave.codes import kernels
 from sleave.codes.codes import Codes, row_starts
 from sleave.codes.compiled import compiled
+from sleave.codes.number_kernels import readable
 from sleave.codes.products import entry_dots
 
-NUMBERS = 1 << 25  # pre-activations held at once
+NUMBERS = 1 << 22  # pre-activations held at once; these stay in a cache between the product and the choice
 
 
 @torch.no_grad()
@@ -32,29 +33,31 @@ def largest_of_rows(
 
     Reference: Gao et al. 2024, "Scaling and evaluating sparse autoencoders", Eq. (2), with the ReLU of section 2.3.
     """
-    codes = Codes.cat([_largest_of_rows(pre, min(k, pre.shape[1])) for pre in _blocks(x, W_enc, b_enc)])
+    bias = b_enc.detach().float()
+    codes = Codes.cat([_largest_of_rows(product, bias, min(k, len(bias))) for product in _blocks(x, W_enc)])
     return _exact(_first_of_all_features(codes, k), x, W_enc, b_enc)
 
 
-def _largest_of_rows(pre: Tensor, k: int) -> Codes:
-    if pre.device.type != "cpu":
-        return reference_rows(pre, k)
-    column, count = compiled(kernels.largest_of_rows, pre.view(torch.int32), k)
-    return _gathered(pre, column, torch.arange(k) < count[:, None])
+def _largest_of_rows(product: Tensor, bias: Tensor, k: int) -> Codes:
+    if product.device.type != "cpu":
+        return reference_rows(product.float().add_(bias), k)
+    parts = torch.get_num_threads()
+    column, count, value = compiled(kernels.largest_of_rows, readable(product), bias, k, parts)
+    kept = torch.arange(k) < count[:, None]
+    return Codes(len(bias), _starts(count), column[kept], value[kept])
 
 
 def reference_rows(pre: Float[Tensor, "batch d_sae"], k: int) -> Codes:
     """The k largest positive numbers of each row, for any device."""
     value, order = pre.sort(dim=1, descending=True, stable=True)
     column = torch.where(value[:, :k] > 0, order[:, :k], pre.shape[1]).sort(dim=1).values
-    return _gathered(pre, column, column < pre.shape[1])
-
-
-def _gathered(pre: Tensor, column: Tensor, kept: Tensor) -> Codes:
-    count = kept.sum(dim=1)
-    start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    kept = column < pre.shape[1]
     value = pre.gather(1, column.clamp(max=pre.shape[1] - 1))
-    return Codes(pre.shape[1], start, column[kept], value[kept])
+    return Codes(pre.shape[1], _starts(kept.sum(dim=1)), column[kept], value[kept])
+
+
+def _starts(count: Tensor) -> Tensor:
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
 
 
 @torch.no_grad()
@@ -68,21 +71,20 @@ def largest_of_batch(
     Reference: Bussmann, Leask & Nanda 2024, "BatchTopK Sparse Autoencoders", section 2.
     """
     kept: list[Codes] = []
+    bias = b_enc.detach().float()
     floor = 0.0  # numbers up to here are not among the largest
-    for pre in _blocks(x, W_enc, b_enc):
-        kept.append(_above(pre, floor))
+    for product in _blocks(x, W_enc):
+        kept.append(_above(product, bias, floor))
         if sum(codes.value.numel() for codes in kept) > 2 * count:
             whole = _first(Codes.cat(kept), count)
             kept, floor = [whole], float(whole.value.min())
     return _exact(_first_of_all(_first(Codes.cat(kept), count), count), x, W_enc, b_enc)
 
 
-def _above(pre: Tensor, floor: float) -> Codes:
-    if pre.device.type != "cpu":
-        return reference_above(pre, floor)
-    start, feature = compiled(kernels.above, pre.view(torch.int32), int(torch.tensor(floor).view(torch.int32)))
-    row = torch.repeat_interleave(torch.arange(len(pre)), start.diff())
-    return Codes(pre.shape[1], start, feature, pre[row, feature])
+def _above(product: Tensor, bias: Tensor, floor: float) -> Codes:
+    if product.device.type != "cpu":
+        return reference_above(product.float().add_(bias), floor)
+    return Codes(len(bias), *compiled(kernels.above, readable(product), bias, floor))
 
 
 def reference_above(pre: Float[Tensor, "batch d_sae"], floor: float) -> Codes:
@@ -143,8 +145,8 @@ def _exact(codes: Codes, x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Codes:
     return codes if bool(positive.all()) else codes.where(positive)
 
 
-def _blocks(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[Tensor]:
-    """Pre-activations of a few rows at a time, float32.
+def _blocks(x: Tensor, W_enc: Tensor) -> Iterator[Tensor]:
+    """x W_enc, a few rows at a time, in autocast's bfloat16 where it is on, in float32 otherwise.
 
     Raises:
         SleaveError: there are NaN or infinite numbers in x, of which none would be among the largest.
@@ -156,6 +158,7 @@ def _blocks(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> Iterator[Tensor]:
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):
-        weight, bias = W_enc.detach().to(dtype), b_enc.detach().float()
+        weight = W_enc.detach().to(dtype)
         for rows in x.detach().to(dtype).split(max(1, NUMBERS // max(1, W_enc.shape[1]))):
-            yield (rows @ weight).float().add_(bias)
+            product = rows @ weight
+            yield product.float() if dtype == torch.float16 else product

@@ -70,7 +70,9 @@ class Pairs:
         """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
         width = max(self.width, other.width)
         a, b = self.i * width + self.j, other.i * width + other.j
-        both = int(torch.isin(a, b).sum())
+        keys = torch.cat([a, b])
+        keys = torch.from_numpy(np.sort(keys.numpy())) if keys.device.type == "cpu" else keys.sort().values
+        both = int((keys[1:] == keys[:-1]).sum())
         either = len(self) + len(other) - both
         return both / either if either else 1.0
 
@@ -122,8 +124,11 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
 
 def sorted_pairs(i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
     """Pairs in their order: the larger score first, then the smaller i, then the smaller j."""
-    order = argsort_unique((i << 32) + j)
-    order = order[torch.argsort(score[order], stable=True, descending=True)]
+    key = (i << 32) + j
+    if bool((key[1:] <= key[:-1]).any()):  # most come in order
+        order = argsort_unique(key)
+        i, j, score = i[order], j[order], score[order]
+    order = torch.argsort(score, stable=True, descending=True)
     return Pairs(i[order], j[order], score[order])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sleave.activations.store import TOKEN_COLUMNS
 from sleave.base.files import torch_dtype
 from sleave.experiment.needs import FLOAT, Sizes
@@ -79,12 +81,13 @@ def product_flops(recipe: Recipe, size: Sizes) -> float:
     """Operations of a step's dense matrix products.
 
     Five of batch x d_in x d_sae: the encoder, the decoder, and the gradients of both weights and of the codes. Where
-    only what fires is kept, the first alone. Codes computed again are one or two more; an auxiliary reconstruction
+    only what fires is kept, the first alone; where a fused step takes whichever is less, one and a half: five when
+    training begins, one soon after. Codes computed again are one or two more; an auxiliary reconstruction
     (of `gated`) is two more. Selective choice of pairs multiplies half the matrix of correlations, full orthogonality
     the whole of it, and once more for its gradient.
     """
     one = 2.0 * size.batch * size.d_in * size.d_sae
-    products = 1.0 if size.sparse else 5.0 + 2.0 * (recipe.autoencoder.kind == "gated")
+    products = 1.0 if size.sparse else 1.5 if fused(recipe) else 5.0 + 2.0 * (recipe.autoencoder.kind == "gated")
     if recipe.training.gradient_checkpointing:
         products += 1.0 if size.sparse else 2.0
     square = 2.0 * size.batch * size.d_sae**2
@@ -114,7 +117,17 @@ def _squares(recipe: Recipe, size: Sizes) -> float:
 
 def entry_flops(recipe: Recipe, size: Sizes) -> float:
     """Operations of a step on what fires alone: four products with rows of the weights for each code that fires."""
-    return 2.0 * 4 * size.batch * size.firing * size.d_in if size.sparse else 0.0
+    few = size.firing if size.sparse else FIRING * size.d_sae if fused(recipe) else 0.0
+    return 2.0 * 4 * size.batch * few * size.d_in
+
+
+def fused(recipe: Recipe) -> bool:
+    """Whether a ReLU autoencoder's step is one of `training.fused`."""
+    training, autoencoder = recipe.training, recipe.autoencoder
+    plain = training.gradient_checkpointing or training.compile or training.precision == "float16"
+    other = autoencoder.kind != "relu" or autoencoder.batch_norm or autoencoder.dropout
+    on_gpu = training.device.startswith("cuda") or (training.device == "auto" and torch.cuda.is_available())
+    return training.fused and not (plain or other or on_gpu or training.shards > 1)
 
 
 def firing(size: Sizes) -> float:

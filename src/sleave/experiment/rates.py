@@ -19,7 +19,7 @@ import torch
 from sleave.base.device import choose_device
 from sleave.base.files import torch_dtype
 from sleave.base.settings import DType
-from sleave.experiment.cost import entry_flops, firing, flops_per_token, product_flops
+from sleave.experiment.cost import entry_flops, firing, flops_per_token, fused, product_flops
 from sleave.experiment.needs import Sizes
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
@@ -29,18 +29,18 @@ MOST = 1 << 24  # numbers in the matrix that a pass is timed on
 
 # Passes over (batch, d_sae) codes that a step takes beside its products.
 PASSES = {"relu": 2.0, "jumprelu": 4.8, "gated": 6.0}
-SPARSE_PASSES = 0.4  # to find the largest of all pre-activations
-FULL_PASSES = 3.0
-CHOICE_PASSES = 2.0
+SPARSE_PASSES = 0.08  # to find the largest of all pre-activations, or what fires
+FULL_PASSES = 1.0
+CHOICE_PASSES = 0.5
 PENALTY_PASSES = 0.2
-ADAM_PASSES = 1.0  # over the weights
+ADAM_PASSES = 0.2  # over the weights
 # Seconds on one core or two, of what walks lists.
 COACTIVATION = 1.2e-8  # for each time two features fire together, of a choice
 KDE_COACTIVATION = 4e-7  # of a choice by kernel density estimates
 WALKED = 2.5e-9  # the same, of a penalty
 CHOSEN = 6e-8  # for each chosen pair, of a penalty
 DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
-ENTRY_RATE = 8e9  # operations a second on rows of the weights, for each code that fires
+ENTRY_RATE = 7e10  # operations a second on rows of the weights, for each code that fires
 HARVEST = 0.65  # share of a product's rate that a language model reaches
 
 
@@ -122,7 +122,7 @@ def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
     """How long a training step takes."""
     size = Sizes.of(recipe, d_in)
     codes = float(size.batch) * size.d_sae
-    passes = codes * (SPARSE_PASSES if size.sparse else PASSES[recipe.autoencoder.kind])
+    passes = codes * (SPARSE_PASSES if size.sparse or fused(recipe) else PASSES[recipe.autoencoder.kind])
     passes += ADAM_PASSES * size.parameters
     seconds = product_flops(recipe, size) / rates.flops + passes / rates.codes
     if recipe.autoencoder.dropout:

@@ -89,6 +89,9 @@ class TrainingSettings(Settings):
     """Compute codes again in the backward pass instead of keeping them."""
     compile: bool = False
     """Compile encoder and decoder with torch.compile (needs a C++ compiler); only for `relu`, `jumprelu`, `gated`."""
+    fused: bool = True
+    """On a CPU, update by a pass of sleave's own, and (`relu`, `topk`, `batch_topk`, `matryoshka`, without batch norm
+    and dropout) encode, decode and take gradients so, not in float16; off: in plain torch, the same to rounding."""
     shards: int = Field(default=1, ge=1)
     """Processes that have a part of the features each (`torchrun`), for dictionaries that are too large for one device;
     others share the batch. It changes what is computed where, not what is trained."""

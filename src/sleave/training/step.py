@@ -1,8 +1,7 @@
-"""One step: the loss, its gradient, the update. The plain torch reference."""
+"""One step: the loss, its gradient, the update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +10,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sleave.autoencoder.model import SparseAutoencoder, TrainingPass
+from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
 from sleave.base.ranks import Mesh, Ranks, sharing
 from sleave.base.settings import DType
 from sleave.codes.codes import Codes, as_codes
+from sleave.codes.compiled import compiled
 from sleave.penalties.penalty import Penalty
+from sleave.training.forward import Forward, Pass, reference
+from sleave.training.fused import adam, kernels, passes
 from sleave.training.l0_control import L0Controller
 from sleave.training.settings import OptimizerSettings, TrainingSettings
 
-Forward = Callable[[Tensor, Tensor | None], TrainingPass]
 MAX_SKIPPED = 20  # float16 steps in a row whose gradient overflowed, before that is an error
 
 
@@ -99,7 +100,7 @@ class Stepper:
         self.device = sae.W_dec.device
         self.optimizer = _optimizer(optimizer, sae)
         self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
-        self._forward: Forward = torch.compile(sae.training_pass) if training.compile else sae.training_pass
+        self._pass: Pass = torch.compile(sae.training_pass) if training.compile else sae.training_pass
         self.skipped = 0
 
     def step(
@@ -140,24 +141,25 @@ class Stepper:
             least = [part.least for part in results if part.least is not None]
             updated = self._update()
             self.sae.track(x, torch.stack(least).mean() if least else None)
-        return _merge(results, x, sparsity_weight, updated, self.mesh.rows)
+        variance = _variance(x, self.mesh.rows, self._fused())
+        return _merge(results, x, sparsity_weight, updated, self.mesh.rows, variance)
 
     def _accumulate(
         self, x: Tensor, sparsity_weight: float, constraint_scale: float, parts: int, dead: Tensor | None
     ) -> _Part:
-        given = self._autocast_pass(x, dead)
-        acts = given.acts
-        residual = given.x_hat.float() - x
-        mse = residual.square().sum(dim=1).mean()
-        total = _feature_sums(acts)
-        l1 = total.sum() / len(x)
+        with self._autocast():
+            given = self._forward(x, dead)
+        acts, mse = given.acts, given.mse
+        l1 = given.total.sum() / len(x)
         sparsity = sparsity_weight * (l1 if given.sparsity is None else given.sparsity)
         zero = torch.zeros((), device=self.device)
         auxiliary = zero if given.auxiliary is None else given.auxiliary
         constraint = zero
-        if self.penalty is not None and constraint_scale > 0:
+        # What is not finite is told below, before any pair is chosen by it.
+        finite = self.penalty is not None and self.mesh.everyone.all(bool(torch.isfinite(mse)))
+        if self.penalty is not None and constraint_scale > 0 and finite:
             with self._autocast():
-                constraint = constraint_scale * self.penalty(self._whole(acts), self.sae.W_dec, residual.detach())
+                constraint = constraint_scale * self.penalty(self._whole(acts), self.sae.W_dec, given.residual)
         l1, sparsity = self.mesh.features.added(torch.stack([l1, sparsity])).unbind()
         loss = mse + sparsity + auxiliary + constraint
         values = self.mesh.rows.mean(torch.stack([mse, l1, sparsity, auxiliary, constraint, loss]).detach())
@@ -170,9 +172,8 @@ class Stepper:
             )
         # Summed over ranks, so that what float16 must hold is no larger for there being several.
         self.scaler.scale(loss / (parts * self.mesh.rows.size)).backward()
-        fired = acts.fired.float() if isinstance(acts, Codes) else (acts.detach() > 0).float().sum(dim=0)
         rows, features = self.mesh.rows, self.mesh.features
-        fired, mean_act = rows.sum(fired), rows.mean(total.detach() / len(x))
+        fired, mean_act = rows.sum(given.fired), rows.mean(given.total.detach() / len(x))
         least = self._least_of_all(given.least)
         return _Part(values, features.cat(fired), features.cat(mean_act), least)
 
@@ -193,12 +194,23 @@ class Stepper:
         of_all = everyone.least(torch.full((), torch.inf, device=self.device) if least is None else least.float())
         return of_all if bool(of_all.isfinite()) else None
 
-    def _autocast_pass(self, x: Tensor, dead: Tensor | None) -> TrainingPass:
-        with self._autocast():
-            if not self.settings.gradient_checkpointing:
-                return self._forward(x, dead)
-            result: TrainingPass = checkpoint(self._forward, x, dead, use_reentrant=False)
+    def _forward(self, x: Tensor, dead: Tensor | None) -> Forward:
+        if self.settings.gradient_checkpointing:
+            result: Forward = checkpoint(reference, self._pass, x, dead, use_reentrant=False)
             return result
+        if self._fused() and not self.settings.compile and passes.can_fuse(self.sae):
+            return passes.forward(self.sae, x, dead)
+        return reference(self._pass, x, dead)
+
+    def _fused(self) -> bool:
+        """Whether sleave's own passes may be taken: on a CPU, for a whole dictionary in float32."""
+        return (
+            self.settings.fused
+            and self.device.type == "cpu"
+            and self.settings.precision != "float16"
+            and self.mesh.features.size == 1
+            and all(p.dtype == torch.float32 for p in self.sae.parameters())
+        )
 
     def _autocast(self) -> torch.autocast:
         return autocast(self.device, self.settings.precision)
@@ -224,6 +236,9 @@ class Stepper:
                 self.mesh.rows.sum_(parameter.grad)
                 if name.startswith("batch_norm."):  # what each part of the features makes of it
                     parameter.grad.copy_(self.mesh.features.sum(parameter.grad))
+        if self._fused():
+            adam.update(self.optimizer, self.sae, self.settings.decoder_gradient == "projected", self.clip_norm)
+            return True
         self.scaler.unscale_(self.optimizer)
         W_dec = self.sae.W_dec
         if self.settings.decoder_gradient == "projected" and W_dec.grad is not None:
@@ -273,7 +288,9 @@ class _Part:
     least: Tensor | None
 
 
-def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool, ranks: Ranks) -> StepResult:
+def _merge(
+    parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool, ranks: Ranks, variance: float
+) -> StepResult:
     values = torch.stack([p.values for p in parts]).double().mean(dim=0)
     mse, l1, sparsity, auxiliary, constraint, loss = values.tolist()
     return StepResult(
@@ -284,7 +301,7 @@ def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool,
         auxiliary=auxiliary,
         constraint=constraint,
         loss=loss,
-        variance=_variance(x, ranks),
+        variance=variance,
         rows=len(x) * ranks.size,
         fired=torch.stack([p.fired for p in parts]).sum(dim=0),
         mean_act=torch.stack([p.mean_act for p in parts]).mean(dim=0),
@@ -292,13 +309,9 @@ def _merge(parts: list[_Part], x: Tensor, sparsity_weight: float, updated: bool,
     )
 
 
-def _variance(x: Tensor, ranks: Ranks) -> float:
+def _variance(x: Tensor, ranks: Ranks, fused: bool) -> float:
+    if ranks.size == 1 and fused and x.dtype == torch.float32:
+        return float(compiled(kernels.column_variance, x.contiguous()).sum())
     if ranks.size == 1:
         return float(x.var(dim=0, correction=0).sum())
     return float(ranks.mean((x - ranks.mean(x.mean(dim=0))).square().mean(dim=0)).sum())
-
-
-def _feature_sums(acts: Tensor | Codes) -> Tensor:
-    if isinstance(acts, Codes):
-        return acts.value.float().new_zeros(acts.d_sae).index_add_(0, acts.feature, acts.value.float())
-    return acts.sum(dim=0, dtype=torch.float32)
