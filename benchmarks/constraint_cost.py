@@ -1,8 +1,13 @@
 """What a constraint costs: training steps with and without it, interleaved in one process.
 
-The floor is the step's five matrix products in bfloat16 (encode, decode, and three gradients), measured in this run.
+    THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.constraint_cost [--rounds 9] [--out benchmarks/constraint_cost.txt]
 
-    python -m benchmarks.constraint_cost [--batch 4096] [--d-in 640] [--d-sae 2560] [--rounds 15]
+A constraint that chooses its pairs every R steps costs a step with a choice once and R - 1 steps without. Each is
+trained twice, choosing in every step and never after the first, and the cost is made of both: (R - 1) / R of the one
+and 1 / R of the other. (A window of earlier batches is pooled in each choice; that batches are kept for it, in the
+last steps before one, is left out: about a millisecond each.) Ratios are taken round by round, to a step without
+constraint in the same round. The floor is that of `benchmarks.training_step`. Rows are those of that benchmark; the
+autoencoders begin from data, at a learning rate that leaves how many features fire as it is.
 """
 
 from __future__ import annotations
@@ -12,80 +17,113 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from sleave.autoencoder.initialisation import initial_autoencoder
-from sleave.autoencoder.settings import AutoencoderSettings
+from benchmarks.libraries import L1, Case, run_settings
+from benchmarks.training_step import batches, case, floor
 from sleave.base.environment import environment
-from sleave.dependence.selection import top_pairs
+from sleave.base.files import write_text
+from sleave.base.progress import progress
+from sleave.penalties.guided import MIOrtho
+from sleave.penalties.informed import InformedOrthogonality
 from sleave.penalties.orthogonality import FullOrthogonality, SelectiveOrthogonality
-from sleave.training.settings import OptimizerSettings, TrainingSettings
+from sleave.penalties.penalty import Penalty
+from sleave.training.loop import begin
 from sleave.training.step import Stepper
+
+SHAPES = {
+    "relu": ((4096, 640, 2560), (4096, 2304, 2304)),
+    "topk": ((4096, 640, 2560), (4096, 2304, 16384)),
+}
+WARM = 3
+NEVER = 1_000_000
+ADDED = {"relu": -0.3, "topk": 0.0}  # to the encoder's bias: 2% of the features fire, as in a trained one
+
+Make = Callable[[int], Penalty]
+CONSTRAINTS: dict[str, tuple[Make, tuple[int, ...]]] = {
+    "selective": (lambda refresh: SelectiveOrthogonality(refresh=refresh), (1, 10)),
+    "mi": (lambda refresh: MIOrtho(refresh=refresh), (20,)),
+    "informed": (lambda refresh: InformedOrthogonality(refresh=refresh), (50,)),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--d-in", type=int, default=640)
-    parser.add_argument("--d-sae", type=int, default=2560)
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    batch, d_in, d_sae = arguments.batch, arguments.d_in, arguments.d_sae
-    generator = torch.Generator().manual_seed(0)
-    # Rows that sparse features explain, so that codes are as sparse and as correlated as a real run's.
-    directions = torch.randn(d_sae, d_in, generator=generator)
-    active = (torch.rand(batch, d_sae, generator=generator) < 0.02) * torch.rand(batch, d_sae, generator=generator)
-    x = active @ directions
-
-    def stepper(penalty: object) -> Callable[[], object]:
-        sae = initial_autoencoder(AutoencoderSettings(d_sae=d_sae), x, torch.Generator().manual_seed(1))
-        step = Stepper(sae, OptimizerSettings(), TrainingSettings(), penalty)  # type: ignore[arg-type]
-        return lambda: step.step(x, lr=1e-4, sparsity_weight=0.04)
-
-    acts = initial_autoencoder(AutoencoderSettings(d_sae=d_sae), x, torch.Generator().manual_seed(1)).encode(x).detach()
-    cases: dict[str, Callable[[], object]] = {
-        "floor: five products": _floor(batch, d_in, d_sae),
-        "step, no constraint": stepper(None),
-        "step, selective": stepper(SelectiveOrthogonality()),
-        "step, selective, refresh 10": stepper(SelectiveOrthogonality(refresh=10)),
-        "step, full": stepper(FullOrthogonality()),
-        "selection, float32 tiles": lambda: top_pairs(acts, screen=torch.float32),
-        "selection, bfloat16 tiles": lambda: top_pairs(acts, screen=torch.bfloat16),
-    }
-    seconds = _interleaved(cases, arguments.rounds)
-    base = statistics.median(seconds["step, no constraint"])
-    print(f"batch {batch}, d_in {d_in}, d_sae {d_sae}; median of {arguments.rounds} interleaved rounds")
+    namespace = parser().parse_args()
+    wanted = [(a, shape) for a in namespace.architecture for shape in SHAPES[a]]
     results = []
-    for name, times in seconds.items():
-        # Ratios round by round: drift of the machine cancels.
-        ratios = [t / b for t, b in zip(times, seconds["step, no constraint"], strict=True)]
-        low, ratio, high = min(ratios), statistics.median(ratios), max(ratios)
-        median = statistics.median(times)
-        print(f"{name:32s} {1000 * median:8.1f} ms   x{ratio:.2f} of no constraint ({low:.2f} to {high:.2f})")
-        case = {"batch": batch, "d_in": d_in, "d_sae": d_sae}
-        results.append({"what": name, "case": case, "median_s": round(median, 5), "ratio_to_none": round(ratio, 3)})
-    floor = statistics.median(seconds["floor: five products"])
-    print(f"a step without constraint takes {base / floor:.2f} times its floor")
-    print(json.dumps({"machine": environment(), "results": results}))
+    with progress("Steps", len(wanted), "cases") as shown:
+        for architecture, shape in wanted:
+            results += measured(case(architecture, "bfloat16", shape), namespace.rounds)
+            shown(1, f"{architecture} {shape}")
+    lines = [*_table(results), "", json.dumps({"machine": environment(), "results": results})]
+    print("\n".join(lines))
+    if namespace.out:
+        write_text(namespace.out, "\n".join(lines) + "\n")
 
 
-def _floor(batch: int, d_in: int, d_sae: int) -> Callable[[], object]:
-    x, f = torch.randn(batch, d_in).bfloat16(), torch.randn(batch, d_sae).bfloat16()
-    W = torch.randn(d_in, d_sae).bfloat16()
-    # encode, decode, dL/df, dL/dW_dec, dL/dW_enc
-    return lambda: (x @ W, f @ W.t(), x @ W, f.t() @ x, x.t() @ f)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    return parser
 
 
-def _interleaved(cases: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for round_number in range(rounds + 10):  # ten to warm up, so that every tenth step refreshes once per ten rounds
-        for name, run in cases.items():
+def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
+    """Every constraint's steps, and the floor."""
+    rows = batches(case)
+    steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(case, rows, None)}
+    for name, (make, _) in CONSTRAINTS.items():
+        steps[f"{name}, never"] = _step(case, rows, make(NEVER))
+        steps[f"{name}, always"] = _step(case, rows, make(1))
+    if case.d_sae <= 4096:
+        steps["full"] = _step(case, rows, FullOrthogonality())
+    steps["floor"] = floor(case, begin(run_settings(case, "random"), rows[0]))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    fired = 0.0
+    for n in range(WARM + rounds):
+        for name, step in steps.items():
             began = time.perf_counter()
-            run()
-            if round_number >= 10:
+            result = step(rows[n % len(rows)])
+            if n >= WARM:
                 seconds[name].append(time.perf_counter() - began)
-    return seconds
+            fired = result.l0 if name == "none" else fired
+    for name, (_, intervals) in CONSTRAINTS.items():
+        never, always = seconds.pop(f"{name}, never"), seconds.pop(f"{name}, always")
+        for interval in intervals:
+            taken = [(a + (interval - 1) * b) / interval for a, b in zip(always, never, strict=True)]
+            seconds[f"{name}, every {interval}"] = taken
+    where = {name: getattr(case, name) for name in ("architecture", "batch", "d_in", "d_sae")} | {"l0": round(fired, 1)}
+    results = []
+    for name, taken in seconds.items():
+        ratios = sorted(a / b for a, b in zip(taken, seconds["none"], strict=True))
+        result = {"what": name, "case": where, "median_s": round(statistics.median(taken), 5)}
+        result["ratio_to_none"] = round(statistics.median(ratios), 3)
+        result["middle_half"] = [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)]
+        results.append(result)
+    return results
+
+
+def _step(case: Case, rows: list[Tensor], penalty: Penalty | None) -> Callable[[Tensor], Any]:
+    stepper: Stepper = begin(run_settings(case, "data"), rows[0])
+    with torch.no_grad():
+        stepper.sae.b_enc += ADDED[case.architecture]
+    stepper.penalty = penalty
+    return lambda x: stepper.step(x, lr=1e-6, sparsity_weight=L1)
+
+
+def _table(results: list[dict[str, Any]]) -> list[str]:
+    lines = ["architecture  batch  d_in  d_sae     L0  constraint                  ms  of none's"]
+    for r in results:
+        c, (low, high) = r["case"], r["middle_half"]
+        line = f"{c['architecture']:12s} {c['batch']:6d} {c['d_in']:5d} {c['d_sae']:6d} {c['l0']:6.1f}  {r['what']:22s}"
+        lines.append(f"{line} {1000 * r['median_s']:8.1f}  {r['ratio_to_none']:.2f}x ({low:.2f} to {high:.2f})")
+    return lines
 
 
 if __name__ == "__main__":

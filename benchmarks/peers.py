@@ -27,67 +27,26 @@ import argparse
 import csv
 import json
 import statistics
-import sys
-import tempfile
 import time
-import types
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks.libraries import LIBRARIES, Case, Infer, from_the_same, versions
 from sleave.activations.source import StoredSource
 from sleave.activations.store import Store
-from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES
 from sleave.base.device import choose_device
 from sleave.base.environment import environment
 from sleave.base.progress import progress
-from sleave.base.settings import parse
 from sleave.evaluation.reconstruction import Reconstruction
-from sleave.training.checkpoint import Progress
-from sleave.training.loop import advance, begin
-from sleave.training.settings import RunSettings
-from sleave.training.step import Stepper, autocast
 
 WARM = 10  # steps whose seconds do not count
 ROWS = 2048  # held-out rows at a time
-Infer = Callable[[Tensor], tuple[Tensor, Tensor]]  # scaled rows -> codes and reconstruction
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is trained.
-
-    Attributes:
-        architecture: `topk` or `batch_topk`.
-        start: `own` or `same`.
-    """
-
-    architecture: str
-    start: str
-    k: int
-    d_in: int
-    d_sae: int
-    steps: int
-    batch: int
-    lr: float
-    precision: str
-    device: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """A library's training: one step on scaled rows, and what it then infers by."""
-
-    step: Callable[[Tensor], object]
-    finish: Callable[[], Infer]
 
 
 def main() -> None:
@@ -146,8 +105,9 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(case: Case, source: StoredSource, rows: int, shown: Callable[[], None]) -> list[dict[str, Any]]:
     """Train with every library in turn, and evaluate each on the first held-out rows."""
-    first = from_the_same(case, source)
-    trainers = {name: build(case, source, first) for name, build in LIBRARIES.items()}
+    sample = source.sample(min(NUM_SAMPLES, source.num_train_rows))
+    first = from_the_same(case, sample)
+    trainers = {name: build(case, sample, first) for name, build in LIBRARIES.items()}
     seconds: dict[str, list[float]] = {name: [] for name in trainers}
     order = list(trainers)
     for _ in range(case.steps):
@@ -184,154 +144,6 @@ def evaluate(infer: Infer, case: Case, source: StoredSource, rows: int) -> dict[
     return {"rows": seen, "fvu": reconstruction.compute().fvu, "l0": float(fired.sum()) / seen, "never_fired": never}
 
 
-def from_the_same(case: Case, source: StoredSource) -> Stepper:
-    """sleave's training from the weights that all are to begin from."""
-    return begin(run_settings(case, "random"), sample(source))
-
-
-def run_settings(case: Case, initialisation: str) -> RunSettings:
-    """The case in sleave's words."""
-    autoencoder = {"kind": case.architecture, "d_sae": case.d_sae, "k": case.k, "initialisation": initialisation}
-    training = {"steps": case.steps, "precision": case.precision, "device": case.device}
-    return parse(
-        RunSettings,
-        {
-            "seed": case.seed,
-            "autoencoder": autoencoder,
-            "constraint": {"kind": "none"},
-            "optimizer": {"lr": case.lr},
-            "training": training,
-        },
-        where="The benchmark",
-    )
-
-
-def sample(source: StoredSource) -> Tensor:
-    """Scaled training rows to initialise by."""
-    return source.sample(min(NUM_SAMPLES, source.num_train_rows))
-
-
-def with_sleave(case: Case, source: StoredSource, first: Stepper) -> Trainer:
-    """sleave's `Stepper`, by its loop's own schedules."""
-    settings = run_settings(case, "random" if case.start == "same" else "data")
-    stepper = begin(settings, sample(source))
-    done = Progress.none(stepper)
-
-    def finish() -> Infer:
-        sae = fold(stepper.sae, torch.zeros(case.d_in), torch.ones(case.d_in)).to(case.device)
-        return lambda x: ((acts := sae.encode(x)), sae.decode(acts))
-
-    return Trainer(lambda x: advance(settings, stepper, done, x), finish)
-
-
-def with_sae_lens(case: Case, source: StoredSource, first: Stepper) -> Trainer:
-    """SAELens's `SAETrainer`, step by step as its `fit` does."""
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import SAETrainerConfig
-    from sae_lens.training.sae_trainer import SAETrainer
-
-    torch.manual_seed(case.seed)
-    shape = {"d_in": case.d_in, "d_sae": case.d_sae, "k": case.k, "device": case.device}
-    if case.architecture == "topk":
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape))
-    else:
-        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shape))
-    if case.start == "same":
-        copy_weights(first, sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec)
-    config = SAETrainerConfig(
-        total_training_samples=case.steps * case.batch,
-        train_batch_size_samples=case.batch,
-        lr=case.lr,
-        lr_end=case.lr,
-        device=case.device,
-        autocast=case.precision == "bfloat16",
-    )
-    given: list[Tensor] = []
-    trainer = SAETrainer(config, sae, data_provider=handed_out(given))
-
-    def step(x: Tensor) -> None:
-        given.append(x)
-        trainer.maybe_reset_sparsity()
-        trainer.step(next(trainer.data_provider))
-        trainer.n_training_steps += 1
-
-    return Trainer(step, lambda: inferred_by_sae_lens(sae, case.device))
-
-
-def handed_out(given: list[Tensor]) -> Iterator[Tensor]:
-    """Each batch once, when it has been given."""
-    while True:
-        yield given.pop()
-
-
-def inferred_by_sae_lens(sae: Any, device: str) -> Infer:
-    """What SAELens makes of a trained autoencoder when it saves it for inference."""
-    from sae_lens import SAE
-
-    with tempfile.TemporaryDirectory() as folder:
-        sae.save_inference_model(folder)
-        saved = SAE.load_from_disk(folder, device=device)
-    return lambda x: ((acts := saved.encode(x)), saved.decode(acts))
-
-
-def with_dictionary_learning(case: Case, source: StoredSource, first: Stepper) -> Trainer:
-    """dictionary_learning's trainers, step by step as its `trainSAE` does."""
-    # dictionary_learning imports nnsight wherever it reads language models, at import; nothing here does, and nnsight
-    # would bring other versions of packages that sleave needs.
-    stand_in = types.ModuleType("nnsight")
-    stand_in.LanguageModel = object  # type: ignore[attr-defined]
-    sys.modules.setdefault("nnsight", stand_in)
-    from dictionary_learning.trainers import BatchTopKTrainer, TopKTrainer
-
-    common = {
-        "steps": case.steps,
-        "activation_dim": case.d_in,
-        "dict_size": case.d_sae,
-        "k": case.k,
-        "layer": 0,
-        "lm_name": "",
-        "lr": case.lr,
-        "warmup_steps": 0,
-        "seed": case.seed,
-        "device": case.device,
-    }
-    if case.architecture == "topk":
-        trainer = TopKTrainer(**common)
-    else:
-        trainer = BatchTopKTrainer(**common, threshold_start_step=min(1000, case.steps // 2))
-    ae = trainer.ae
-    if case.start == "same":
-        copy_weights(first, ae.encoder.weight.t(), ae.encoder.bias, ae.decoder.weight.t(), ae.b_dec)
-    # Its step 0 replaces b_dec by the first batch's geometric median.
-    number = iter(range(1 if case.start == "same" else 0, case.steps + 1))
-
-    def step(x: Tensor) -> None:
-        with autocast(torch.device(case.device), case.precision):  # as trainSAE does on GPUs
-            trainer.update(next(number), x)
-
-    def finish() -> Infer:
-        return lambda x: ((acts := ae.encode(x)), ae.decode(acts))
-
-    return Trainer(step, finish)
-
-
-@torch.no_grad()
-def copy_weights(first: Stepper, W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, b_dec: Tensor) -> None:
-    """Begin where sleave begins; the others encode x - b_dec, sleave x."""
-    sae = first.sae
-    W_enc.copy_(sae.W_enc)
-    b_enc.copy_(sae.b_enc + sae.b_dec @ sae.W_enc)
-    W_dec.copy_(sae.W_dec)
-    b_dec.copy_(sae.b_dec)
-
-
-LIBRARIES: dict[str, Callable[[Case, StoredSource, Stepper], Trainer]] = {
-    "sleave": with_sleave,
-    "SAELens": with_sae_lens,
-    "dictionary_learning": with_dictionary_learning,
-}
-
-
 def table(results: list[dict[str, Any]]) -> list[str]:
     """A line for each training."""
     lines = ["architecture   k  start  library                FVU     L0  never fired   ms/step  of sleave's"]
@@ -346,18 +158,6 @@ def table(results: list[dict[str, Any]]) -> list[str]:
 def label(case: Case) -> str:
     """The case in a few words."""
     return f"{case.architecture}, k {case.k}, from {case.start} weights"
-
-
-def versions() -> dict[str, str | None]:
-    """Of the other libraries."""
-
-    def of(package: str) -> str | None:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return None
-
-    return {package: of(package) for package in ("sae-lens", "dictionary-learning")}
 
 
 if __name__ == "__main__":
