@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sleave.autoencoder.folding import fold
+from sleave.base.files import torch_dtype
 from sleave.base.settings import parse
 from sleave.training.checkpoint import Progress
 from sleave.training.loop import advance, begin
@@ -175,7 +176,7 @@ def with_dictionary_learning(case: Case, rows: Tensor, first: Stepper) -> Traine
     number = iter(range(1 if case.start == "same" else 0, case.steps + 1))
 
     def step(x: Tensor) -> None:
-        with autocast(torch.device(case.device), case.precision):  # as trainSAE does on GPUs
+        with autocast(torch.device(case.device), torch_dtype(case.precision)):  # as trainSAE does on GPUs
             trainer.update(next(number), x)
 
     def finish() -> Infer:

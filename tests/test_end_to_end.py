@@ -84,10 +84,7 @@ def test_gemma_with_mi_ortho_and_its_baselines(tmp_path_factory, tmp_path, const
 
     folder = tmp_path_factory.getbasetemp()
     autoencoder = {"batch_norm": True, "dropout": 0.1}
-    training = {"precision": "bfloat16"}
-    (run,) = jobs.train(
-        gemma_recipe(folder, constraint=constraint, autoencoder=autoencoder, training=training), tmp_path / "run"
-    )
+    (run,) = jobs.train(gemma_recipe(folder, constraint=constraint, autoencoder=autoencoder), tmp_path / "run")
     last = list(run.metrics())[-1]
     assert last["constraint"] > 0
     assert 0 <= last["constraint_overlap"] < 1

@@ -48,7 +48,7 @@ def test_all_mistakes_at_once():
         "`constraint.top` (= 2): Input should be less than or equal to 1.",
         "`constraint.wieght` is not a setting. Did you mean `weight`?",
         "`sead` is not a setting. Did you mean `seed`?",
-        "`training.precision` (= 'float64'): Input should be 'float32', 'bfloat16' or 'float16'.",
+        "`training.precision` (= 'float64'): Input should be 'auto', 'float32', 'bfloat16' or 'float16'.",
         "`training.steps` (= 0): Input should be greater than or equal to 1.",
         "`training.stpes` is not a setting. Did you mean `steps`?",
     ]

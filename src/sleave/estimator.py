@@ -19,7 +19,7 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.autoencoder.settings import ReLUSettings, TopKSettings
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import progress
-from sleave.base.settings import DType, parse
+from sleave.base.settings import Precision, parse
 from sleave.codes.codes import Codes, as_codes
 from sleave.evaluation.reconstruction import Reconstruction
 from sleave.recipe import merged
@@ -78,7 +78,8 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
         steps: how many updates.
         batch_size: rows in an update, or all there are, if these are fewer.
         lr: learning rate.
-        precision: of the matrix products in training: `float32`, `bfloat16` or `float16`.
+        precision: of the matrix products in training: `float32`, `bfloat16`, `float16`, or `auto` (bfloat16 where the
+            device has instructions for it).
         device: where training runs: `auto` (a GPU where there is one), `cpu`, `cuda`, ... The result is on the CPU.
         settings: whatever else a recipe's sections `autoencoder`, `sparsity`, `constraint`, `optimizer` and `training`
             can say, nested, such as {"constraint": {"top": 0.01}}; laid over the arguments above. There are no
@@ -109,7 +110,7 @@ class SparseAutoencoderEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMix
         steps: int = 1000,
         batch_size: int = 1024,
         lr: float = 3e-3,
-        precision: DType = "float32",
+        precision: Precision = "float32",
         device: str = "auto",
         settings: Mapping[str, Any] | None = None,
         sparse_output: bool = False,

@@ -24,6 +24,7 @@ def study(tmp_path_factory) -> Path:
     """A folder with recipe.toml (layers 0 and 2), and runs/mine of it on layer 2."""
     folder = tmp_path_factory.mktemp("audit")
     values = make_material(folder)
+    values["autoencoder"]["firing_rate"] = 0.2  # so that pairs fire together often enough to be ranked
     write_recipe(folder / "recipe.toml", values)
     jobs.train(small_recipe(values, layer=2), folder / "runs" / "mine")
     return folder

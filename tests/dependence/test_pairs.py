@@ -2,14 +2,24 @@ from itertools import combinations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sleave.base.errors import SleaveError
-from sleave.dependence.pairs import Pairs, num_pairs, top_count, unrank
+from sleave.dependence.pairs import Pairs, num_pairs, reference_both_ways, top_count, unrank
 
 
 def pairs(*which: tuple[int, int]) -> Pairs:
     i, j = torch.tensor(which, dtype=torch.int64).reshape(-1, 2).unbind(1)
-    return Pairs(i, j, torch.ones(len(which)))
+    return Pairs.of(i, j, torch.ones(len(which)))
+
+
+def some(d_sae: int, share: float, seed: int) -> Pairs:
+    g = torch.Generator().manual_seed(seed)
+    i, j = torch.triu_indices(d_sae, d_sae, offset=1)
+    kept = (torch.rand(len(i), generator=g) < share).nonzero().flatten()
+    kept = kept[torch.randperm(len(kept), generator=g)]
+    return Pairs.of(i[kept], j[kept], torch.randint(0, 5, (len(kept),), generator=g).double())
 
 
 @pytest.mark.parametrize("d_sae", [2, 3, 7, 50])
@@ -45,3 +55,40 @@ def test_jaccard():
 
 def test_num_features():
     assert pairs((0, 1), (1, 2), (0, 2)).num_features == 3
+
+
+def test_pairs_are_put_in_order():
+    put = Pairs.of(torch.tensor([2, 0, 0]), torch.tensor([3, 5, 1]), torch.tensor([0.3, 0.1, 0.2]))
+    assert (put.i.tolist(), put.j.tolist()) == ([0, 0, 2], [1, 5, 3])
+    assert put.score.tolist() == pytest.approx([0.2, 0.1, 0.3])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.floats(0, 1), st.integers(0, 9), st.integers(0, 4))
+def test_neighbours_of_every_feature(d_sae, share, seed, more):
+    """Against lists made by looking at every pair, and the reference for other devices."""
+    pairs = some(d_sae, share, seed)
+    start, partner, number = pairs.neighbours(d_sae + more)
+    assert len(start) == d_sae + more + 1
+    for feature in range(d_sae + more):
+        own = slice(int(start[feature]), int(start[feature + 1]))
+        wanted = [
+            (j if i == feature else i, n)
+            for n, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True))
+            if feature in (i, j)
+        ]
+        assert list(zip(partner[own].tolist(), number[own].tolist(), strict=True)) == sorted(wanted)
+    reference = reference_both_ways(pairs.i, pairs.j)
+    assert torch.equal(partner, reference[0])
+    assert torch.equal(number, reference[1])
+
+
+@settings(deadline=None)
+@given(st.integers(2, 30), st.integers(0, 9), st.integers(1, 100))
+def test_the_strongest_and_their_ranks(d_sae, seed, count):
+    """Ties, of which there are many here, go to the first in the order of (i, j)."""
+    pairs = some(d_sae, 0.5, seed)
+    every = sorted((-s, i, j) for i, j, s in zip(*(x.tolist() for x in (pairs.i, pairs.j, pairs.score)), strict=True))
+    assert [(-s, i, j) for i, j, s in zip(*(x.tolist() for x in pairs.ranked()), strict=True)] == every
+    best = pairs.strongest(count)
+    assert list(zip(best.i.tolist(), best.j.tolist(), strict=True)) == sorted((i, j) for _, i, j in every[:count])

@@ -35,7 +35,7 @@ def brute_force(acts, top, measure="cosine", min_coactivations=0, shrinkage=0.0)
 
 
 def as_list(pairs):
-    return list(zip(pairs.i.tolist(), pairs.j.tolist(), pairs.score.tolist(), strict=True))
+    return list(zip(*(part.tolist() for part in pairs.ranked()), strict=True))
 
 
 def random_codes(seed, rows, d_sae, density, whole=False):

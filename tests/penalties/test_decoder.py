@@ -63,8 +63,8 @@ def test_by_hand():
     assert float(penalty(codes_of(W_dec), W_dec)) == pytest.approx(0.36 + 0.64 + 0.64)
     assert penalty.figures() == pytest.approx({"mean_square": (0.36 + 0.64 + 0.64) / 3, "largest": 0.8})
     pairs = penalty.pairs
-    assert list(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)) == [(1, 2), (0, 1)]
-    assert pairs.score.tolist() == pytest.approx([0.8, 0.6])
+    assert list(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)) == [(0, 1), (1, 2)]
+    assert pairs.score.tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_opposite_directions_are_not_alike():

@@ -28,7 +28,8 @@ def test_equals_the_formula_on_the_pairs_with_the_most_information(scale, weight
     value = penalty(acts)
     (grad,) = torch.autograd.grad(value, acts)
     pairs = penalty.pairs
-    chosen = zip((-pairs.score).tolist(), pairs.i.tolist(), pairs.j.tolist(), strict=True)
+    i, j, score = pairs.ranked()
+    chosen = zip((-score).tolist(), i.tolist(), j.tolist(), strict=True)
     assert list(chosen) == order
     h = bandwidth(acts, scale=scale)
     truth = kde_dense(acts.t()[pairs.i], acts.t()[pairs.j], h[pairs.i], h[pairs.j])

@@ -233,7 +233,7 @@ def test_the_way_with_the_least_work_is_taken():
     pairs = top_pairs(codes(0, 50, 300), 0.1)
     assert pairwise._least_work(codes(0, 50, 300), None)[0] == "dense"
     assert pairwise._least_work(torch.rand(50, 300), pairs)[0] == "dense"
-    assert pairwise._least_work(torch.rand(50, 300), pairs.first(20))[0] == "pairs"
+    assert pairwise._least_work(torch.rand(50, 300), pairs.strongest(20))[0] == "pairs"
     assert pairwise._least_work(torch.rand(50, 300) * (torch.rand(50, 300) < 0.01), pairs)[0] == "coactivations"
 
 

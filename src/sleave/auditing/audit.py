@@ -22,7 +22,7 @@ from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
 from sleave.base.progress import progress
 from sleave.dependence.mutual_information import mutual_information
-from sleave.dependence.pairs import num_pairs, sorted_pairs
+from sleave.dependence.pairs import Pairs, num_pairs
 from sleave.dependence.scores import PairScores
 from sleave.dependence.selection import top_pairs
 from sleave.evaluation.codes import DENSE
@@ -144,24 +144,20 @@ def _rankings(evidence: Evidence, count: int) -> dict[str, tuple[PairFigures, ..
     """The strongest pairs three ways; of codes, only pairs that fire together on 10 rows at least."""
     codes, decoder = evidence.codes, evidence.decoder
     share = min(1.0, count / num_pairs(codes.d_sae))
-    correlated = top_pairs(codes, share, measure="pearson", min_coactivations=OFTEN)
-    aligned = top_pairs(decoder.t(), share)
+    correlated = top_pairs(codes, share, measure="pearson", min_coactivations=OFTEN).ranked()
+    aligned = top_pairs(decoder.t(), share).ranked()
     chosen = {
         "information": _most_informed(evidence.scores, count),
-        "correlation": (correlated.i, correlated.j),
-        "decoder": (aligned.i, aligned.j),
+        "correlation": correlated[:2],
+        "decoder": aligned[:2],
     }
     return {name: pair_figures(evidence, i, j) for name, (i, j) in chosen.items()}
 
 
 def _most_informed(scores: PairScores, count: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
     often = (scores.together >= OFTEN).nonzero().flatten()
-    score = scores.score[often]
-    if len(often) > count:
-        least = score.topk(count).values[-1]
-        often, score = often[score >= least], score[score >= least]
-    pairs = sorted_pairs(scores.i[often], scores.j[often], score).first(count)
-    return pairs.i, pairs.j
+    i, j, _ = Pairs.of(scores.i[often], scores.j[often], scores.score[often]).strongest(count).ranked()
+    return i, j
 
 
 def _walk(evidence: Evidence) -> tuple[Tensor, NearDuplicates, Suspects]:

@@ -1,10 +1,12 @@
-"""Where things are computed."""
+"""Where things are computed, and in what number format."""
 
 from __future__ import annotations
 
 import torch
 
 from sleave.base.errors import SleaveError
+from sleave.base.files import torch_dtype
+from sleave.base.progress import say
 
 
 def choose_device(name: str) -> torch.device:
@@ -23,3 +25,27 @@ def choose_device(name: str) -> torch.device:
             f"`device` (= {name!r}) cannot be used here. Give 'auto', 'cpu' or a GPU's name ('cuda', 'cuda:1')."
         ) from error
     return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a setting: `auto` is bfloat16 where the device has instructions for it, float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+    return torch_dtype(name)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16 by instructions of its own; else it takes many times longer."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.10 has none
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def say_if_slow(setting: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Say that bfloat16 was asked for where the device has no instructions for it."""
+    if dtype == torch.bfloat16 and not has_bfloat16(device):
+        where = "GPU" if device.type == "cuda" else "CPU"
+        say(
+            f"{setting} = 'bfloat16' takes many times longer than 'float32' on this {where}; 'auto' takes what is fast."
+        )

@@ -184,9 +184,9 @@ class PairChooser:
         figures = {
             "pairs": float(len(self.pairs)),
             "unique_features": float(self.pairs.num_features),
-            "peak": float(score[0]),
+            "peak": float(score.max()),
             "mean": float(score.mean()),
-            "least": float(score[-1]),
+            "least": float(score.min()),
         }
         return figures | {name: value for name, value in self._overlap.items() if value == value}
 
@@ -206,4 +206,4 @@ class PairChooser:
             window.restore({k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)})
         self._calls = int(state["calls"])
         self._overlap = {name: float(state[name]) for name in self._overlap}
-        self.pairs = Pairs(state["i"], state["j"], state["score"]) if "i" in state else None
+        self.pairs = Pairs.of(state["i"], state["j"], state["score"]) if "i" in state else None

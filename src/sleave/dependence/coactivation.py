@@ -33,7 +33,7 @@ def slots(codes: Codes, shift: int = 0) -> Int[Tensor, " d_sae_plus_1"]:
 def listed(offset: Tensor, found: Tensor, partner: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
     """(i, j, values) of pairs that a kernel left in slots, each feature's from its offset."""
     i = torch.repeat_interleave(torch.arange(found.numel()), found)
-    if int(found.sum()) == partner.numel():
+    if i.numel() == partner.numel():
         return i, partner, *values
-    place = torch.arange(i.numel()) + (offset[:-1] - (found.cumsum(0) - found))[i]
-    return i, partner[place], *(v[place] for v in values)
+    first = torch.cat([found.new_zeros(1), found.cumsum(0)])
+    return i, *(compiled(kernels.packed, offset, first, v) for v in (partner, *values))

@@ -102,13 +102,25 @@ def _information(table, rows, columns, p, q, phi):
     return total, together
 
 
+@njit(cache=True, inline="always")
+def _put_in_order(partner, first, last, i, marks):
+    """Partners of feature i in ascending order; they are the later features that are marked."""
+    if 16 * (last - first) > marks.size - i:  # walking the marks is less work than sorting
+        for j in range(i + 1, marks.size):
+            if marks[j]:
+                partner[first] = j
+                first += 1
+    else:
+        partner[first:last].sort()
+
+
 @njit(parallel=True, cache=True)
 def information_from_coactivations(
     row_start, feature, feature_bin, column_start, column_row, column_bin, sizes, phi, own, shift, offset, parts
 ):
     """Pairs that fire together, the number of rows on which they do, and N * (I - ln N); by counting co-activations.
 
-    Feature i's pairs begin at offset[i], in no order; returns also how many each has.
+    Feature i's pairs begin at offset[i]; returns also how many each has.
     """
     d_sae, width = sizes.shape
     rows = row_start.size - 1
@@ -132,6 +144,7 @@ def information_from_coactivations(
                         partner[at + found[i]] = j
                         found[i] += 1
                     table[j, column_bin[n], feature_bin[m]] += 1
+            _put_in_order(partner, at, at + found[i], i, seen)
             for n in range(at, at + found[i]):
                 j = partner[n]
                 sums, count = _information(table[j], width, width, sizes[i], sizes[j], phi)
@@ -266,7 +279,7 @@ def expected_information(rows, fired, num_bins, sizes, place, phi, own):
 
 @njit(parallel=True, cache=True)
 def dots_from_coactivations(row_start, feature, value, column_start, order, row, offset, parts):
-    """Pairs that fire together, on how many rows, and f_i.f_j; feature i's pairs begin at offset[i], in no order."""
+    """Pairs that fire together, on how many rows, and f_i.f_j; feature i's pairs begin at offset[i]."""
     d_sae = column_start.size - 1
     partner = np.empty(offset[d_sae], np.int64)
     together = np.empty(offset[d_sae], np.int64)
@@ -286,8 +299,47 @@ def dots_from_coactivations(row_start, feature, value, column_start, order, row,
                         found[i] += 1
                     count[j] += 1
                     dot[j] += float(value[entry]) * float(value[m])
+            _put_in_order(partner, at, at + found[i], i, count)
             for n in range(at, at + found[i]):
                 j = partner[n]
                 together[n], dots[n] = count[j], dot[j]
                 count[j], dot[j] = 0, 0.0
     return partner, together, dots, found
+
+
+@njit(parallel=True, cache=True)
+def packed(offset, first, value):
+    """What each feature has from its offset on, one after the other: feature i's from first[i] to first[i + 1]."""
+    result = np.empty(first[first.size - 1], value.dtype)
+    for i in prange(first.size - 1):
+        result[first[i] : first[i + 1]] = value[offset[i] : offset[i] + first[i + 1] - first[i]]
+    return result
+
+
+@njit(parallel=True, cache=True)
+def both_ways(i, j, start, lower, parts):
+    """Partners and pair numbers of each feature in turn, of pairs in the order of (i, j).
+
+    Feature f's begin at start[f], first its lower[f] partners below it.
+    """
+    width = lower.size
+    partner, number = np.empty(2 * i.size, np.int64), np.empty(2 * i.size, np.int64)
+    upto = np.cumsum(lower)
+    first = np.zeros(width + 1, np.int64)
+    for f in range(width):
+        first[f + 1] = first[f] + start[f + 1] - start[f] - lower[f]
+    for part in prange(parts):
+        # As many pairs each, by their second feature.
+        begin = np.searchsorted(upto, i.size * part // parts, side="right") if part else 0
+        end = np.searchsorted(upto, i.size * (part + 1) // parts, side="right") if part + 1 < parts else width
+        at = start[:-1].copy()
+        for n in range(i.size):
+            f = j[n]
+            if begin <= f < end:
+                partner[at[f]], number[at[f]] = i[n], n
+                at[f] += 1
+    for f in prange(width):
+        at = start[f] + lower[f]
+        for n in range(first[f], first[f + 1]):
+            partner[at + n - first[f]], number[at + n - first[f]] = j[n], n
+    return partner, number

@@ -7,15 +7,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
+from sleave.codes.compiled import compiled
+from sleave.dependence import kernels
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Chosen pairs, sorted by (score descending, i, j).
+    """A set of pairs, in the order of (i, j). `Pairs.of` puts them in it.
 
     Attributes:
         i, j: feature indices, i < j.
@@ -26,13 +28,25 @@ class Pairs:
     j: Int[Tensor, " pairs"]
     score: Float[Tensor, " pairs"]
 
+    @classmethod
+    def of(cls, i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
+        """Pairs that come in any order, each once."""
+        key = (i << 32) + j
+        if bool((key[1:] > key[:-1]).all()):  # most come in order
+            return cls(i, j, score)
+        order = argsort_unique(key)
+        return cls(i[order], j[order], score[order])
+
     def __len__(self) -> int:
         return self.i.numel()
 
     @cached_property
     def num_features(self) -> int:
         """How many different features the pairs touch."""
-        return int(torch.cat([self.i, self.j]).unique().numel())
+        touched = torch.zeros(self.width, dtype=torch.bool, device=self.i.device)
+        touched[self.i] = True
+        touched[self.j] = True
+        return int(touched.sum())
 
     @cached_property
     def width(self) -> int:
@@ -40,41 +54,68 @@ class Pairs:
         return 1 + int(self.j.max()) if len(self) else 0
 
     @cached_property
-    def _both_ways(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        feature, partner = torch.cat([self.i, self.j]), torch.cat([self.j, self.i])
-        order = argsort_unique((feature << 32) + partner)
-        feature, partner = feature[order], partner[order]
-        listed = (order % max(1, len(self)))[feature < partner]
-        number = torch.empty_like(listed)
-        number[listed] = torch.arange(len(self), device=listed.device)
-        return feature, partner, number[order % max(1, len(self))], listed
+    def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
+        lower, upper = (torch.bincount(k, minlength=self.width) for k in (self.j, self.i))
+        start = torch.cat([lower.new_zeros(1), (lower + upper).cumsum(0)])
+        if self.i.device.type == "cpu":
+            return start, *compiled(kernels.both_ways, self.i, self.j, start, lower, torch.get_num_threads())
+        return start, *reference_both_ways(self.i, self.j)
 
-    def neighbours(self, d_sae: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def neighbours(self, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
         """Who is paired with each feature.
 
         Returns:
             start: (d_sae + 1,) where each feature's partners begin;
             partner: (2 pairs,) ascending within a feature;
-            number: (2 pairs,) which pair that is, counted in the order of (i, j);
-            order: (pairs,) where the pair of each number is listed here.
+            number: (2 pairs,) which pair that is.
         """
-        feature, partner, number, order = self._both_ways
-        start = torch.searchsorted(feature, torch.arange(d_sae + 1, device=feature.device))
-        return start, partner, number, order
+        start, partner, number = self._both_ways
+        return torch.cat([start, start[-1:].expand(d_sae - self.width)]), partner, number
 
-    def first(self, count: int) -> Pairs:
-        """The strongest so many."""
-        return Pairs(self.i[:count], self.j[:count], self.score[:count])
+    def strongest(self, count: int) -> Pairs:
+        """So many pairs with the largest scores; of equal ones, the first in the order of (i, j)."""
+        if count >= len(self):
+            return self
+        least = largest(self.score, count)
+        keep = self.score > least
+        keep[(self.score == least).nonzero().flatten()[: count - int(keep.sum())]] = True
+        return self.where(keep)
+
+    def where(self, keep: Bool[Tensor, " pairs"]) -> Pairs:
+        """Some of them."""
+        kept = keep.nonzero().flatten()
+        return Pairs(self.i[kept], self.j[kept], self.score[kept])
+
+    def ranked(self) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+        """(i, j, score) with the largest score first; equal ones in the order of (i, j)."""
+        order = torch.argsort(self.score, stable=True, descending=True)
+        return self.i[order], self.j[order], self.score[order]
 
     def jaccard(self, other: Pairs) -> float:
         """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
         width = max(self.width, other.width)
-        a, b = self.i * width + self.j, other.i * width + other.j
-        keys = torch.cat([a, b])
-        keys = torch.from_numpy(np.sort(keys.numpy())) if keys.device.type == "cpu" else keys.sort().values
+        keys = torch.cat([self.i * width + self.j, other.i * width + other.j])
+        # Two runs that are in order are merged by a stable sort in one pass.
+        on_cpu = keys.device.type == "cpu"
+        keys = torch.from_numpy(np.sort(keys.numpy(), kind="stable")) if on_cpu else keys.sort().values
         both = int((keys[1:] == keys[:-1]).sum())
         either = len(self) + len(other) - both
         return both / either if either else 1.0
+
+
+def reference_both_ways(i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """Partners and pair numbers of each feature in turn: the plain torch reference, for any device."""
+    feature, partner = torch.cat([i, j]), torch.cat([j, i])
+    order = argsort_unique((feature << 32) + partner)
+    return partner[order], order % max(1, len(i))
+
+
+def largest(x: Float[Tensor, " n"], count: int) -> float:
+    """The count-th largest of some numbers."""
+    if x.device.type != "cpu":
+        return float(torch.topk(x, count, sorted=False).values.min())
+    rank = x.numel() - count
+    return float(np.partition(x.numpy(), rank)[rank])  # several times faster here
 
 
 def num_pairs(d_sae: int) -> int:
@@ -120,16 +161,6 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
     """Slices of `count` things so that a slice times `width` numbers stays within `budget` (a core's cache)."""
     size = max(1, budget // max(1, width))
     return [slice(s, min(s + size, count)) for s in range(0, count, size)] if count else []
-
-
-def sorted_pairs(i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
-    """Pairs in their order: the larger score first, then the smaller i, then the smaller j."""
-    key = (i << 32) + j
-    if bool((key[1:] <= key[:-1]).any()):  # most come in order
-        order = argsort_unique(key)
-        i, j, score = i[order], j[order], score[order]
-    order = torch.argsort(score, stable=True, descending=True)
-    return Pairs(i[order], j[order], score[order])
 
 
 def argsort_unique(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

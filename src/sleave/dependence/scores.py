@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
-from sleave.dependence.pairs import Pairs, num_pairs, sorted_pairs
+from sleave.dependence.pairs import Pairs, num_pairs
 
 MOST_LISTED = 100_000_000  # pairs; a list of more is 2.4 GB and of no use to anyone
 
@@ -91,7 +91,7 @@ class PairScores:
         return (int((self.score > threshold).sum()) + int(count[value > threshold].sum())) / self.num_pairs
 
     def top(self, fraction: float, *, min_coactivations: int = 0) -> Pairs:
-        """The pairs above the (1 - fraction) quantile, strongest first: at most that share of all P, fewer at a tie.
+        """The pairs above the (1 - fraction) quantile: at most that share of all P, fewer at a tie.
 
         Args:
             fraction: share of all P pairs, in (0, 1); 0.1 for those above the 90th percentile.
@@ -106,7 +106,7 @@ class PairScores:
         return self.above(self.quantile(1 - fraction), min_coactivations=min_coactivations)
 
     def above(self, threshold: float, *, min_coactivations: int = 0) -> Pairs:
-        """The pairs with a score above a threshold, strongest first; see `top`."""
+        """The pairs with a score above a threshold; see `top`."""
         chosen = (self.score > threshold) & (self.together >= min_coactivations)
         i, j, score = self.i[chosen], self.j[chosen], self.score[chosen]
         if min_coactivations <= 0:
@@ -121,7 +121,7 @@ class PairScores:
                 other_i, other_j = self._unlisted_above(threshold)
                 i, j = torch.cat([i, other_i]), torch.cat([j, other_j])
                 score = torch.cat([score, self.apart[self.group[other_i], self.group[other_j]]])
-        return sorted_pairs(i, j, score)
+        return Pairs.of(i, j, score)
 
     def attracted(self, fired: Int[Tensor, " d_sae"], rows: int) -> PairScores:
         """The same with 0 for pairs that fire together no more often than chance would have it, and never less than 0.

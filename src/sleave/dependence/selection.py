@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sleave.base.device import has_bfloat16
 from sleave.codes.codes import Codes
 from sleave.dependence.coactivation import dots
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
-from sleave.dependence.pairs import Pairs, check_coactivations, chunks, num_pairs, sorted_pairs, top_count, unrank
+from sleave.dependence.pairs import Pairs, check_coactivations, chunks, largest, num_pairs, top_count, unrank
 from sleave.dependence.scores import check_memory, unlisted
 
 TILE = 1024
@@ -98,8 +98,8 @@ def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactiva
     score = score.abs().to(codes.value.dtype)
     some = (score > NOISE[score.dtype]) & (together >= min_coactivations)
     least = float(NOISE[score.dtype])
-    if (left := int(some.sum())) > count:  # fewer to sort
-        least = float(np.partition(score[some].numpy(), left - count)[left - count])
+    if int(some.sum()) > count:  # fewer to sort
+        least = largest(score[some], count)
         some &= score >= least
     if measure == "pearson" and min_coactivations == 0 and shrinkage == 0:
         # Two features that never fire together have C = -N mean_i mean_j / (|f_i| |f_j|), a product of two numbers.
@@ -111,7 +111,7 @@ def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactiva
     i, j, score = i[some], j[some], score[some]
     if min_coactivations == 0 and i.numel() < count:
         i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
-    return sorted_pairs(i, j, score).first(count)
+    return Pairs.of(i, j, score).strongest(count)
 
 
 def _top_pairs(
@@ -149,7 +149,7 @@ def _top_pairs(
         if not one_sign and screen is not torch.float64:  # only there is a tile's 0 known to be C = 0
             return _top_pairs(acts, count, measure, active, min_coactivations, shrinkage, torch.float64)
         i, j, score = _with_zeros(i, j, score, count, acts.shape[1])
-    return sorted_pairs(i, j, score).first(count)
+    return Pairs.of(i, j, score).strongest(count)
 
 
 def fast_dtype(x: Tensor) -> torch.dtype:
@@ -159,12 +159,7 @@ def fast_dtype(x: Tensor) -> torch.dtype:
     """
     if x.dtype == torch.float64:
         return torch.float64
-    return torch.bfloat16 if x.device.type == "cpu" and _cpu_has_bf16() else torch.float32
-
-
-def _cpu_has_bf16() -> bool:
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.10 has none
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if x.device.type == "cpu" and has_bfloat16(x.device) else torch.float32
 
 
 def _tiles(unit: Tensor) -> Iterator[tuple[int, int, Tensor]]:

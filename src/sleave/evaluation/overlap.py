@@ -58,7 +58,7 @@ def overlap(
         _between(p, numbers) for p, numbers in zip(pairs, (torch.where(place >= 0, 1, -1), back), strict=True)
     )
     mapped = place[torch.stack([mine.i, mine.j])].sort(dim=0).values
-    mine = Pairs(mapped[0], mapped[1], mine.score)
+    mine = Pairs.of(mapped[0], mapped[1], mine.score)
     both = int(torch.isin(mine.i * len(second) + mine.j, theirs.i * len(second) + theirs.j).sum())
     either = len(mine) + len(theirs) - both
     features = int((place >= 0).sum())
@@ -85,5 +85,4 @@ def counterparts(
 
 def _between(pairs: Pairs, number: Tensor) -> Pairs:
     """The pairs whose features both have a number."""
-    kept = (number[pairs.i] >= 0) & (number[pairs.j] >= 0)
-    return Pairs(pairs.i[kept], pairs.j[kept], pairs.score[kept])
+    return pairs.where((number[pairs.i] >= 0) & (number[pairs.j] >= 0))

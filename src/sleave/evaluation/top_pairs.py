@@ -58,4 +58,4 @@ class TopPairs:
 
 def _top(codes: Codes) -> Pairs:
     pairs = top_pairs(codes, TOP)
-    return pairs.first(int((pairs.score > 0).sum()))
+    return pairs.where(pairs.score > 0)

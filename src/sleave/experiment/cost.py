@@ -8,7 +8,7 @@ import torch
 
 from sleave.activations.store import TOKEN_COLUMNS
 from sleave.base.files import torch_dtype
-from sleave.experiment.needs import FLOAT, Sizes
+from sleave.experiment.needs import FLOAT, Sizes, model_dtype, training_dtype
 from sleave.language.live import FIRST_ROWS
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
@@ -124,7 +124,7 @@ def entry_flops(recipe: Recipe, size: Sizes) -> float:
 def fused(recipe: Recipe) -> bool:
     """Whether a ReLU autoencoder's step is one of `training.fused`."""
     training, autoencoder = recipe.training, recipe.autoencoder
-    plain = training.gradient_checkpointing or training.compile or training.precision == "float16"
+    plain = training.gradient_checkpointing or training.compile or training_dtype(recipe) == torch.float16
     other = autoencoder.kind != "relu" or autoencoder.batch_norm or autoencoder.dropout
     on_gpu = training.device.startswith("cuda") or (training.device == "auto" and torch.cuda.is_available())
     return training.fused and not (plain or other or on_gpu or training.shards > 1)
@@ -146,7 +146,7 @@ def _buffer_rows(recipe: Recipe) -> int:
 def _run_disk(recipe: Recipe, size: Sizes) -> int:
     """The autoencoder, a checkpoint (weights, two moments, the buffer's entries, pairs, the window), and metrics."""
     if recipe.harvest.store is None:
-        buffer = _buffer_rows(recipe) * size.d_in * torch_dtype(recipe.model.dtype).itemsize
+        buffer = _buffer_rows(recipe) * size.d_in * model_dtype(recipe).itemsize
     else:
         buffer = 8 * min(_buffer_rows(recipe), recipe.harvest.max_tokens)
     window = getattr(recipe.constraint, "window", 1)

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from math import expm1
 from pathlib import Path
 
+import torch
+
 from sleave.activations.manifest import MANIFEST, Manifest
 from sleave.autoencoder.initialisation import NUM_SAMPLES
 from sleave.autoencoder.settings import MatryoshkaSettings, TopKSettings
+from sleave.base.device import choose_device, choose_dtype
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
 from sleave.codes.largest import NUMBERS
@@ -200,8 +203,18 @@ def _beginning(size: Sizes) -> float:
     return FLOAT * sample * (1.1 * size.d_sae + 6 * size.d_in)
 
 
+def training_dtype(recipe: Recipe) -> torch.dtype:
+    """Of a training step's products."""
+    return choose_dtype(recipe.training.precision, choose_device(recipe.training.device))
+
+
+def model_dtype(recipe: Recipe) -> torch.dtype:
+    """Of what the language model computes."""
+    return choose_dtype(recipe.model.dtype, choose_device(recipe.model.device))
+
+
 def _step(recipe: Recipe, size: Sizes) -> float:
-    half = recipe.training.precision != "float32"
+    half = training_dtype(recipe) != torch.float32
     rows = FLOAT * size.d_in * (3 * size.batch + 4 * size.rows)
     copies = 2 * size.parameters * half + FLOAT * size.parameters / 2  # autocast's; of the decoder when it is scaled
     if size.sparse:
@@ -243,7 +256,7 @@ def _checkpoint(recipe: Recipe, size: Sizes) -> float:
 
 def _language_model(recipe: Recipe, shape: ModelShape) -> float:
     """The whole model, before it is cut off, and what it computes of a batch."""
-    item = torch_dtype(recipe.model.dtype).itemsize
+    item = model_dtype(recipe).itemsize
     weights = shape.num_layers * shape.block_parameters + shape.vocabulary * shape.d_in
     return item * (1.2 * weights + 40.0 * recipe.harvest.batch_tokens * shape.d_in)
 
@@ -251,7 +264,7 @@ def _language_model(recipe: Recipe, shape: ModelShape) -> float:
 def _live_buffer(recipe: Recipe, size: Sizes) -> float:
     """The rows of the rolling buffer, and the copy of them that a checkpoint takes."""
     rows = recipe.buffer.buffer_contexts * recipe.harvest.context_length
-    return 2 * torch_dtype(recipe.model.dtype).itemsize * rows * size.d_in
+    return 2 * model_dtype(recipe).itemsize * rows * size.d_in
 
 
 def check_layers(recipe: Recipe, shape: ModelShape) -> None:

@@ -17,10 +17,8 @@ from functools import cache
 import torch
 
 from sleave.base.device import choose_device
-from sleave.base.files import torch_dtype
-from sleave.base.settings import DType
 from sleave.experiment.cost import entry_flops, firing, flops_per_token, fused, product_flops
-from sleave.experiment.needs import Sizes
+from sleave.experiment.needs import Sizes, model_dtype, training_dtype
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
 
@@ -64,7 +62,7 @@ def calibrate(recipe: Recipe, d_in: int) -> Rates:
         SleaveError: there is no such device here.
     """
     size = Sizes.of(recipe, d_in)
-    return _calibrate(size.rows, d_in, size.d_sae, recipe.training.precision, recipe.training.device)
+    return _calibrate(size.rows, d_in, size.d_sae, training_dtype(recipe), recipe.training.device)
 
 
 def calibrate_model(recipe: Recipe, d_in: int) -> Rates:
@@ -73,14 +71,13 @@ def calibrate_model(recipe: Recipe, d_in: int) -> Rates:
     Raises:
         SleaveError: there is no such device here.
     """
-    return _calibrate(recipe.harvest.batch_tokens, d_in, 4 * d_in, recipe.model.dtype, recipe.model.device)
+    return _calibrate(recipe.harvest.batch_tokens, d_in, 4 * d_in, model_dtype(recipe), recipe.model.device)
 
 
 @cache
-def _calibrate(rows: int, d_in: int, d_sae: int, precision: DType, device_name: str) -> Rates:
+def _calibrate(rows: int, d_in: int, d_sae: int, dtype: torch.dtype, device_name: str) -> Rates:
     device = choose_device(device_name)
     d_sae = max(1, min(d_sae, MOST // rows))
-    dtype = torch_dtype(precision)
     x = torch.randn(rows, d_in, device=device).to(dtype)
     weights = torch.randn(d_in, d_sae, device=device).to(dtype)
     pre_acts = torch.randn(rows, d_sae, device=device, requires_grad=True)

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sleave.base.device import choose_device
+from sleave.base.device import choose_device, choose_dtype, say_if_slow
 from sleave.base.errors import SleaveError
-from sleave.base.files import torch_dtype
 from sleave.language.contexts import Context, padded_ids, padded_keep, special_ids
 from sleave.language.packaged import packaged_model
 from sleave.language.quiet import quiet_transformers
@@ -163,6 +162,8 @@ def load_causal_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
 
     source = _source(settings.name)
     device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    say_if_slow("model.dtype", dtype, device)
     config = load_config(settings)
     with quiet_transformers():
         try:
@@ -170,7 +171,7 @@ def load_causal_model(settings: ModelSettings) -> tuple[PreTrainedModel, PreTrai
                 source,
                 revision=settings.revision,
                 config=config,
-                dtype=torch_dtype(settings.dtype),
+                dtype=dtype,
                 use_safetensors=True,  # nothing is ever unpickled
                 attn_implementation=_attention(config),
             )

@@ -16,8 +16,9 @@ class ModelSettings(Settings):
     """A hub name (`google/gemma-2-2b`), a local folder, or a packaged model (`packaged:gemma3-270m`)."""
     revision: str | None = None
     """The hub's branch, tag or commit; the newest when absent."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """The number format that the model runs in. Residual streams overflow float16."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The number format that the model runs in; `auto` is `bfloat16` where the device has instructions for it,
+    `float32` elsewhere. Residual streams overflow float16."""
     device: str = "auto"
     """A torch device (`cpu`, `cuda:1`); `auto` is `cuda` where there is one, else `cpu`."""
     layers: tuple[int, ...]

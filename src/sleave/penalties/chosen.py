@@ -39,7 +39,7 @@ class ChosenPairsPenalty(Penalty):
 
     @property
     def pairs(self) -> Pairs | None:
-        """The chosen pairs T, sorted by score; None before the first call."""
+        """The chosen pairs T; None before the first call."""
         return self.chooser.pairs
 
     def figures(self) -> dict[str, float]:

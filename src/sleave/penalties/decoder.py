@@ -77,7 +77,7 @@ class DecoderOrthogonality(Penalty):
 
     @property
     def pairs(self) -> Pairs | None:
-        """Each feature with its nearest of the last call, each pair once, sorted by cosine; None before the first."""
+        """Each feature with its nearest of the last call, each pair once; None before the first."""
         if self._nearest is None or self._cosine is None:
             return None
         d_sae = len(self._nearest)
@@ -85,8 +85,7 @@ class DecoderOrthogonality(Penalty):
         key = torch.minimum(own, self._nearest) * d_sae + torch.maximum(own, self._nearest)
         key, inverse = key.unique(return_inverse=True)
         score = self._cosine.new_empty(len(key)).index_copy_(0, inverse, self._cosine)
-        order = score.argsort(descending=True, stable=True)
-        return Pairs(key[order] // d_sae, key[order] % d_sae, score[order])
+        return Pairs(key // d_sae, key % d_sae, score)
 
     def figures(self) -> dict[str, float]:
         """The mean of the squared cosines of the last call, and the largest cosine."""

@@ -88,7 +88,7 @@ class FullOrthogonality(Penalty):
 
     @property
     def pairs(self) -> Pairs | None:
-        """All P pairs of the last batch, sorted by score, computed when asked for; None before the first call."""
+        """All P pairs of the last batch, computed when asked for; None before the first call."""
         return None if self._acts is None else top_pairs(self._acts, 1.0, measure=self.measure)
 
     def figures(self) -> dict[str, float]:

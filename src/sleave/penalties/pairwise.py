@@ -98,7 +98,7 @@ def _together(codes: Codes) -> Pairs | None:
     if codes.device.type != "cpu" or less * codes.coactivations >= most_to_walk(*codes.shape):
         return None
     i, j, _, dot = dots(codes.detach())
-    return Pairs(i, j, dot)
+    return Pairs.of(i, j, dot)
 
 
 def _walking_is_less_work(codes: Codes, pairs: Pairs) -> bool:
@@ -234,11 +234,11 @@ def _over_coactivations(
     mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
     if measure != "dot":
         mean, inverse = codes.moments(measure == "pearson", ranks)
-    *near, order = pairs.neighbours(codes.d_sae)
+    near = pairs.neighbours(codes.d_sae)
     entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *near)
     parts = torch.get_num_threads()
     correlation = ranks.sum(compiled(kernels.correlations, *entries, mean, inverse, parts))
-    terms, slope = _slopes(correlation, weight.double()[order], power)
+    terms, slope = _slopes(correlation, weight.double(), power)
     slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
     pull = float(measure != "dot")
     gradient: Tensor = compiled(kernels.gradient, *entries, slopes, mean, inverse, pull, parts)
@@ -284,10 +284,10 @@ def _dense(
 
 def _weights(pairs: Pairs, weight: Tensor, d_sae: int, first: int, rows: int) -> Tensor:
     """Rows of the symmetric matrix of weights."""
-    near, partner, number, order = pairs.neighbours(d_sae)
+    near, partner, number = pairs.neighbours(d_sae)
     inside = slice(int(near[first]), int(near[first + rows]))
     degree = near[first : first + rows + 1].diff()
     row = torch.repeat_interleave(torch.arange(rows, device=near.device), degree)
     weights = weight.new_zeros(rows, d_sae)
-    weights[row, partner[inside]] = weight[order][number[inside]]
+    weights[row, partner[inside]] = weight[number[inside]]
     return weights

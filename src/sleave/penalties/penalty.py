@@ -30,7 +30,7 @@ class Penalty(ABC):
     @property
     @abstractmethod
     def pairs(self) -> Pairs | None:
-        """The pairs that the last call pushed apart, sorted by score; None before the first call."""
+        """The pairs that the last call pushed apart; None before the first call."""
 
     @abstractmethod
     def __call__(

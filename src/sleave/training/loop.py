@@ -16,7 +16,7 @@ from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
 from sleave.autoencoder.model import ACTIVE, SparseAutoencoder
-from sleave.base.device import choose_device
+from sleave.base.device import choose_device, choose_dtype, say_if_slow
 from sleave.base.environment import peak_memory
 from sleave.base.errors import SleaveError
 from sleave.base.files import digest
@@ -129,6 +129,7 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], mesh: Mesh 
     if parted:
         sae.keep_features(mesh.features.part(sae.d_sae))
         sae.to(device)
+    say_if_slow("training.precision", choose_dtype(settings.training.precision, device), device)
     return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, mesh)
 
 

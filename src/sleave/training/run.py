@@ -6,7 +6,7 @@ metrics.jsonl             one line per step
 checkpoint.safetensors    where to go on
 sae/                      the autoencoder of raw activations, in SAELens's format
 scaling.safetensors       the map from raw activations to those it was trained on
-pairs.safetensors         the pairs it pushed apart last, strongest first: i, j, score
+pairs.safetensors         the pairs it pushed apart last: i, j, score
 results.json              summary of the training, and the evaluation
 audit.json                what is entangled, with texts, if `sleave evaluate --suite audit` was asked for it
 """

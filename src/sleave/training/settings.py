@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sleave.autoencoder.settings import AutoencoderSettings, MatryoshkaSettings, TopKSettings
-from sleave.base.settings import DType, Settings
+from sleave.base.settings import Precision, Settings
 from sleave.penalties.settings import ConstraintSettings, InformedConstraint
 
 
@@ -74,9 +74,10 @@ class TrainingSettings(Settings):
 
     steps: int = Field(default=1000, ge=1)
     """How many updates."""
-    precision: DType = "bfloat16"
-    """Autocast dtype of the matrix products; weights and optimizer stay in float32. `float16` scales the loss
-    dynamically (growth factor 2.0), as the paper did."""
+    precision: Precision = "auto"
+    """Autocast dtype of the matrix products; weights and optimizer stay in float32. `auto` is `bfloat16` where the
+    device has instructions for it, `float32` elsewhere. `float16` scales the loss dynamically (growth factor 2.0), as
+    the paper did."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
     decoder_gradient: Literal["projected", "plain"] = "projected"

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sleave.autoencoder.model import SparseAutoencoder
+from sleave.base.device import choose_dtype
 from sleave.base.errors import SleaveError
-from sleave.base.files import torch_dtype
 from sleave.base.ranks import Mesh, Ranks, sharing
-from sleave.base.settings import DType
 from sleave.codes.codes import Codes, as_codes
 from sleave.codes.compiled import compiled
 from sleave.penalties.penalty import Penalty
@@ -98,8 +97,9 @@ class Stepper:
         self.controller = controller
         self.mesh = mesh or Mesh()
         self.device = sae.W_dec.device
+        self.dtype = choose_dtype(training.precision, self.device)
         self.optimizer = _optimizer(optimizer, sae)
-        self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=training.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.device.type, growth_factor=2.0, enabled=self.dtype == torch.float16)
         self._pass: Pass = torch.compile(sae.training_pass) if training.compile else sae.training_pass
         self.skipped = 0
 
@@ -207,13 +207,13 @@ class Stepper:
         return (
             self.settings.fused
             and self.device.type == "cpu"
-            and self.settings.precision != "float16"
+            and self.dtype != torch.float16
             and self.mesh.features.size == 1
             and all(p.dtype == torch.float32 for p in self.sae.parameters())
         )
 
     def _autocast(self) -> torch.autocast:
-        return autocast(self.device, self.settings.precision)
+        return autocast(self.device, self.dtype)
 
     def _clip(self) -> None:
         """Gradients of all features together, to `clip_norm`."""
@@ -259,10 +259,10 @@ class Stepper:
         return updated
 
 
-def autocast(device: torch.device, precision: DType) -> torch.autocast:
-    """Autocast to a precision; off for float32."""
-    enabled = precision != "float32"
-    return torch.autocast(device.type, dtype=torch_dtype(precision) if enabled else None, enabled=enabled)
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Autocast to a dtype; off for float32."""
+    enabled = dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if enabled else None, enabled=enabled)
 
 
 def _optimizer(settings: OptimizerSettings, sae: SparseAutoencoder) -> torch.optim.Optimizer:
