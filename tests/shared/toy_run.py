@@ -77,7 +77,7 @@ def weights(run: Path) -> bytes:
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The metrics of every step, without the time it took; every line must be whole."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "waiting")} for line in lines]
 
 
 def whole_state(run: Path) -> bytes:

@@ -181,7 +181,9 @@ def test_what_a_run_holds_in_the_end(run, store):
     assert summary["seconds"] == pytest.approx(sum(m["seconds"] for m in metrics))
     assert (summary["d_in"], summary["d_sae"]) == (6, 12)
     assert summary["last_30_steps"]["loss"] == pytest.approx(sum(m["loss"] for m in metrics) / 30)
-    assert {"lr", "seconds", "step", "rows"}.isdisjoint(summary["last_30_steps"])
+    assert summary["waiting_share"] == pytest.approx(sum(m["waiting"] for m in metrics) / summary["seconds"])
+    assert 0 < summary["waiting_share"] < 1
+    assert {"lr", "seconds", "waiting", "step", "rows"}.isdisjoint(summary["last_30_steps"])
     assert torch.equal(run.scaling().shift, source.scaling.shift)
     assert torch.equal(run.scaling().scale, source.scaling.scale)
     saved = json.loads((run.sae / "cfg.json").read_text())["metadata"]

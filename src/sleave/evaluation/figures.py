@@ -97,6 +97,7 @@ FIGURES: Mapping[str, tuple[Figure, ...]] = MappingProxyType(
         ),
         "cost": (
             Figure("seconds/step", "training.seconds_per_step", ".3f"),
+            Figure("time waiting for rows", "training.waiting_share", ".1%"),
             Figure("peak memory, GB", "training.peak_memory_bytes", "GB"),
         ),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
@@ -105,13 +106,16 @@ def _harvest(
     stream = items(documents, model, settings, start=writer.next_document)
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
     done = _Done(writer, total, settings.max_tokens)
-    with progress("Harvesting", 100, "%", done.percent) as advance:
-        while wanted := ranks.number_of_first(max(0, settings.max_tokens - writer.rows("train"))):
+    with progress("Harvesting", 100, "%", done.percent) as advance, _Writing(writer) as writing:
+        while wanted := ranks.number_of_first(max(0, settings.max_tokens - done.train_rows)):
             chunk = _next_chunk(stream, settings, wanted)
             if not chunk:
                 break
             after_batch = done.over(chunk, advance, ranks.size)
-            _write(chunk, read(model, _sequences(chunk), settings.batch_tokens, after_batch, ranks), settings, writer)
+            rows = read(model, _sequences(chunk), settings.batch_tokens, after_batch, ranks)
+            keep = _kept(rows, settings, writer, writing)
+            done.train_rows += int(keep[: _num_train(chunk)].sum())
+            writing.begin(_write, chunk, rows, keep, writer)
         advance(100 - done.percent, "")
     for split in ("train", "heldout"):
         if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
@@ -123,11 +127,44 @@ def _harvest(
     writer.finish()
 
 
+class _Writing:
+    """Writes a chunk while the next one is read: on a thread of its own, one at a time."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        # As many threads as here: how many there are decides how sums round.
+        self._thread = ThreadPoolExecutor(1, "writing", torch.set_num_threads, (torch.get_num_threads(),))
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Writing:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def begin(self, write: Callable[..., None], *arguments: object) -> None:
+        """Write, once what was begun before is written."""
+        self.wait()
+        self._last = self._thread.submit(write, *arguments)
+
+    def wait(self) -> None:
+        """Until what was begun is written.
+
+        Raises:
+            SleaveError: it could not be.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
 class _Done:
     """How far a harvest is, in percent of max_tokens, or of the documents if they will end first."""
 
     def __init__(self, writer: StoreWriter, documents: int | None, max_tokens: int) -> None:
-        self._writer = writer
+        self.train_rows = writer.rows("train")  # those on their way to the disk among them
         self._documents = documents
         self._max_tokens = max_tokens
         self._began = time.monotonic()
@@ -150,7 +187,7 @@ class _Done:
 
     def _percent(self, new_rows: int, document: int) -> float:
         of_text = document / self._documents if self._documents else 0.0
-        return 100 * min(1.0, max((self._writer.rows("train") + new_rows) / self._max_tokens, of_text))
+        return 100 * min(1.0, max((self.train_rows + new_rows) / self._max_tokens, of_text))
 
 
 def _documents(corpora: Sequence[CorpusSettings], seed: int) -> tuple[Iterator[Document], int | None]:
@@ -177,13 +214,22 @@ def _sequences(chunk: list[Item]) -> list[Context]:
     return list(chain.from_iterable(i.contexts for i in ordered))
 
 
-def _write(chunk: list[Item], rows: dict[int, Tensor], settings: HarvestSettings, writer: StoreWriter) -> None:
-    sequences = _sequences(chunk)
+def _num_train(chunk: list[Item]) -> int:
+    return sum(i.rows for i in chunk if not i.heldout)
+
+
+def _kept(rows: Mapping[int, Tensor], settings: HarvestSettings, writer: StoreWriter, writing: _Writing) -> Tensor:
+    """(rows,) whether each row is kept; the first rows that there are say which are too large."""
     limits = writer.norm_limits
     if limits is None and (limits := norm_limits(rows, settings)) is not None:
+        writing.wait()  # chunks without a row may have come before
         writer.set_norm_limits(limits)
-    keep = not_massive(rows, limits)
-    boundary = sum(i.rows for i in chunk if not i.heldout)
+    return not_massive(rows, limits)
+
+
+def _write(chunk: list[Item], rows: Mapping[int, Tensor], keep: Tensor, writer: StoreWriter) -> None:
+    sequences = _sequences(chunk)
+    boundary = _num_train(chunk)
     parts: dict[Split, slice] = {"train": slice(None, boundary), "heldout": slice(boundary, None)}
     writer.write_chunk(
         documents=(chunk[0].number, chunk[-1].number + 1),

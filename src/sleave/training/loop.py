@@ -172,14 +172,11 @@ def _steps(
             while done.step < steps:
                 began = time.perf_counter()
                 lr = learning_rate(settings.optimizer, done.step, steps)
-                result = advance(
-                    settings,
-                    stepper,
-                    done,
-                    source.next_batch(mesh.rows, settings.training.accumulation).to(stepper.device),
-                )
+                x = source.next_batch(mesh.rows, settings.training.accumulation).to(stepper.device)
+                waited = time.perf_counter() - began
+                result = advance(settings, stepper, done, x)
                 record = _record(result, stepper, done, settings.training.dead_after_tokens)
-                record |= {"lr": lr, "seconds": time.perf_counter() - began}
+                record |= {"lr": lr, "seconds": time.perf_counter() - began, "waiting": waited}
                 for logger in loggers:
                     logger.log(record)
                 shown(1, note(result))
@@ -233,13 +230,14 @@ def _record(result: StepResult, stepper: Stepper, done: Progress, dead_after: in
 def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict[str, Any]:
     metrics: list[Mapping[str, float]] = list(run.metrics())
     last = metrics[-LAST_STEPS:]
-    numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "lr")]
+    numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "waiting", "lr")]
     averages = {name: statistics.fmean(m[name] for m in last if name in m) for name in numbers}
     summary = {
         "steps": metrics[-1]["step"],
         "rows": metrics[-1]["rows"],
         "seconds": sum(m["seconds"] for m in metrics),
         "seconds_per_step": statistics.median(m["seconds"] for m in metrics),
+        "waiting_share": sum(m.get("waiting", 0.0) for m in metrics) / sum(m["seconds"] for m in metrics),
         "peak_memory_bytes": peak_memory(),
         "architecture": stepper.sae.architecture,
         "constraint": settings.constraint.kind,
