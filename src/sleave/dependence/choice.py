@@ -180,15 +180,7 @@ class PairChooser:
         (overlap_next) with the T that the next batches, as many as the window, would have given."""
         if self.pairs is None or len(self.pairs) == 0:
             return {"pairs": 0.0, "unique_features": 0.0}
-        score = self.pairs.score
-        figures = {
-            "pairs": float(len(self.pairs)),
-            "unique_features": float(self.pairs.num_features),
-            "peak": float(score.max()),
-            "mean": float(score.mean()),
-            "least": float(score.min()),
-        }
-        return figures | {name: value for name, value in self._overlap.items() if value == value}
+        return self.pairs.figures | {name: value for name, value in self._overlap.items() if value == value}
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on as if never stopped."""

@@ -64,10 +64,7 @@ def information_scores(atoms: Atoms, baseline: Baseline) -> PairScores:
         return plain
     if baseline == "shift":
         return _less(plain, _plug_in(atoms, codes.rows // 2))
-    expected = _expected(atoms)
-    return replace(
-        plain, score=plain.score - expected[plain.group[plain.i], plain.group[plain.j]], apart=plain.apart - expected
-    )
+    return plain.less(_expected(atoms))
 
 
 def _plug_in(atoms: Atoms, shift: int) -> PairScores:

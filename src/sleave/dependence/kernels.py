@@ -343,3 +343,22 @@ def both_ways(i, j, start, lower, parts):
         for n in range(first[f], first[f + 1]):
             partner[at + n - first[f]], number[at + n - first[f]] = j[n], n
     return partner, number
+
+
+@njit(parallel=True, cache=True)
+def less(i, j, score, group, expected):
+    """Scores less what is expected of the groups of their features."""
+    result = np.empty(score.size, score.dtype)
+    for n in prange(score.size):
+        result[n] = score[n] - expected[group[i[n]], group[j[n]]]
+    return result
+
+
+@njit(parallel=True, cache=True)
+def attracted(i, j, score, together, fired, rows):
+    """Scores of pairs that fire together more often than chance would have it, if they are above 0; else 0."""
+    result = np.zeros(score.size, score.dtype)
+    for n in prange(score.size):
+        if score[n] > 0 and float(together[n]) * rows > float(fired[i[n]]) * fired[j[n]]:
+            result[n] = score[n]
+    return result

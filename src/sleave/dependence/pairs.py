@@ -49,6 +49,17 @@ class Pairs:
         return int(touched.sum())
 
     @cached_property
+    def figures(self) -> dict[str, float]:
+        """How many pairs and features there are, and the largest, mean and least score."""
+        return {
+            "pairs": float(len(self)),
+            "unique_features": float(self.num_features),
+            "peak": float(self.score.max()),
+            "mean": float(self.score.mean()),
+            "least": float(self.score.min()),
+        }
+
+    @cached_property
     def width(self) -> int:
         """One more than the largest feature that a pair names: no dictionary of theirs is narrower."""
         return 1 + int(self.j.max()) if len(self) else 0
@@ -71,6 +82,14 @@ class Pairs:
         """
         start, partner, number = self._both_ways
         return torch.cat([start, start[-1:].expand(d_sae - self.width)]), partner, number
+
+    def of_neighbours(self, value: Float[Tensor, " pairs"]) -> Float[Tensor, " twice_pairs"]:
+        """A number of each pair, where `neighbours` has the pair; of the numbers that were given last, kept."""
+        last = self.__dict__.get("_of_neighbours")
+        if last is None or last[0] is not value:
+            last = self.__dict__["_of_neighbours"] = (value, value[self._both_ways[2]])
+        both: Tensor = last[1]
+        return both
 
     def strongest(self, count: int) -> Pairs:
         """So many pairs with the largest scores; of equal ones, the first in the order of (i, j)."""

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
+from sleave.codes.compiled import compiled
+from sleave.dependence import kernels
 from sleave.dependence.pairs import Pairs, num_pairs
 
+FEW = 4  # unlisted values up to which ranks are found without sorting all that is listed
 MOST_LISTED = 100_000_000  # pairs; a list of more is 2.4 GB and of no use to anyone
 
 
@@ -107,7 +110,10 @@ class PairScores:
 
     def above(self, threshold: float, *, min_coactivations: int = 0) -> Pairs:
         """The pairs with a score above a threshold; see `top`."""
-        chosen = (self.score > threshold) & (self.together >= min_coactivations)
+        chosen = self.score > threshold
+        if min_coactivations > 0:
+            chosen &= self.together >= min_coactivations
+        chosen = chosen.nonzero().flatten()
         i, j, score = self.i[chosen], self.j[chosen], self.score[chosen]
         if min_coactivations <= 0:
             value, count = self._unlisted
@@ -130,9 +136,20 @@ class PairScores:
             fired: on how many rows each feature fires.
             rows: how many there are.
         """
-        often = self.together * float(rows) > fired[self.i].double() * fired[self.j]
-        score = torch.where(often, self.score, 0).clamp(min=0)
+        if self.score.device.type == "cpu":
+            score = compiled(kernels.attracted, self.i, self.j, self.score, self.together, fired, rows)
+        else:
+            often = self.together * float(rows) > fired[self.i].double() * fired[self.j]
+            score = torch.where(often, self.score, 0).clamp(min=0)
         return replace(self, score=score, apart=torch.zeros_like(self.apart))
+
+    def less(self, expected: Float[Tensor, "groups groups"]) -> PairScores:
+        """The same less a number for each two groups."""
+        if self.score.device.type == "cpu":
+            score = compiled(kernels.less, self.i, self.j, self.score, self.group, expected)
+        else:
+            score = self.score - expected[self.group[self.i], self.group[self.j]]
+        return replace(self, score=score, apart=self.apart - expected)
 
     def shrunk(self, by: float) -> PairScores:
         """Each score times m / (m + by), m the rows on which both features fire: what few rows say counts for less.
@@ -154,6 +171,9 @@ class PairScores:
     def _unlisted(self) -> tuple[Tensor, Tensor]:
         """The scores that pairs which are not listed have, ascending, and how many pairs have each."""
         groups = len(self.apart)
+        if not bool(self.apart.any()):
+            count = torch.tensor([self.num_pairs - len(self.i)], device=self.score.device)
+            return self.apart.new_zeros(1)[count > 0], count[count > 0]
         size = torch.bincount(self.group, minlength=groups)
         a, b = torch.triu_indices(groups, groups, device=size.device)
         count = torch.where(a == b, size[a] * (size[a] - 1) // 2, size[a] * size[b])
@@ -170,17 +190,38 @@ class PairScores:
             return torch.from_numpy(np.sort(self.score.numpy()))
         return self.score.sort().values
 
+    @cached_property
+    def _listed_around(self) -> tuple[Tensor, Tensor]:
+        """How many listed scores are below each unlisted value, and how many are not above it."""
+        value, _ = self._unlisted
+        if len(value) > FEW:
+            ordered = self._ascending
+            return torch.searchsorted(ordered, value), torch.searchsorted(ordered, value, right=True)
+        below = [(self.score < v).sum() for v in value]
+        upto = [(self.score <= v).sum() for v in value]
+        return torch.tensor(below, dtype=torch.int64), torch.tensor(upto, dtype=torch.int64)
+
+    def _listed_at(self, rank: int) -> float:
+        """The listed score of that rank among those that are listed."""
+        if "_ascending" in self.__dict__ or self.score.device.type != "cpu":
+            return float(self._ascending[rank])
+        found = self.__dict__.setdefault("_found", {})
+        if rank not in found:  # a quantile asks for two neighbours
+            ranks = [rank, min(rank + 1, len(self.score) - 1)]
+            found.update(zip(ranks, np.partition(self.score.numpy(), ranks)[ranks].tolist(), strict=True))
+        return float(found[rank])
+
     def _ranked(self, rank: int) -> float:
         """The score of that rank among all P, from 0."""
         value, count = self._unlisted
+        below, not_above = self._listed_around
         # Places of each unlisted value: from the first that is its own, to the first that is a larger score's.
         upto = count.cumsum(0)
-        last = upto + torch.searchsorted(self._ascending, value, right=True)
-        k = int(torch.searchsorted(last, rank, right=True))  # the first value that may hold the rank, or lie above it
+        k = int(torch.searchsorted(upto + not_above.to(upto), rank, right=True))  # the first that may hold it
         before = int(upto[k - 1]) if k else 0
-        if k < len(value) and rank >= before + int(torch.searchsorted(self._ascending, value[k])):
+        if k < len(value) and rank >= before + int(below[k]):
             return float(value[k])
-        return float(self._ascending[rank - before])
+        return self._listed_at(rank - before)
 
     def _unlisted_above(self, threshold: float) -> tuple[Tensor, Tensor]:
         high = self.apart > threshold

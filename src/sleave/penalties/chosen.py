@@ -82,6 +82,8 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         check_one_of("normalization", normalization, get_args(Normalization))
         self.normalization = normalization
         self.measure = check_measure(measure)
+        self._pushed: Pairs | None = None  # the pairs whose strength is known
+        self._strength: Tensor | None = None
 
     def strength(self, pairs: Pairs) -> Float[Tensor, " pairs"]:
         """tau_ij, how hard each chosen pair is pushed; 1 unless a subclass says otherwise."""
@@ -99,7 +101,8 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
     ) -> Float[Tensor, ""]:
         self.check(acts)
         pairs = self.chooser(acts, self.signal(W_dec, residual))
+        if pairs is not self._pushed:
+            self._pushed, self._strength = pairs, self.strength(pairs).double()
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
-        weight = scale * self.strength(pairs)
         measure = "dot" if self.normalization == "none" else self.measure
-        return pair_penalty(acts, pairs, weight, measure, power=self.power)
+        return scale * pair_penalty(acts, pairs, self._strength, measure, power=self.power)

@@ -78,3 +78,55 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
             for n in range(near[i], near[i + 1]):
                 slope[partner[n]] = 0.0
     return result
+
+
+@njit(parallel=True, cache=True)
+def uncentred(row_start, feature, value, row, start, order, near, partner, weight, inverse, pull, power, parts):
+    """Twice `power` times the sum over pairs of w_ij C_ij^power, and its gradient as `gradient` has it, in one go.
+
+    C is not centred: so it is 0 of two features that never fire together, and pairs that don't are only passed over.
+    weight[n] is that of feature i and partner[n], near[i] <= n < near[i + 1].
+    """
+    d_sae = start.size - 1
+    result = np.zeros(value.size, np.float64)
+    totals = np.zeros(parts, np.float64)
+    for part in prange(parts):
+        slope = np.zeros(d_sae, np.float64)
+        dot = np.zeros(d_sae, np.float64)
+        for i in range(part, d_sae, parts):
+            if near[i] == near[i + 1] or start[i] == start[i + 1]:
+                continue
+            walked = 0
+            if power == 2:
+                for n in range(start[i], start[i + 1]):
+                    entry = order[n]
+                    x = value[entry]
+                    for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
+                        dot[feature[m]] += x * value[m]
+                    walked += row_start[row[entry] + 1] - row_start[row[entry]]
+                for n in range(near[i], near[i + 1]):
+                    j = partner[n]
+                    slope[j] = 2 * weight[n] * dot[j] * inverse[i] * inverse[j] * inverse[j]
+            else:
+                for n in range(near[i], near[i + 1]):
+                    slope[partner[n]] = weight[n] * inverse[partner[n]]
+            own = 0.0
+            for n in range(start[i], start[i + 1]):
+                entry = order[n]
+                inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
+                along = _along(slope, feature[inside], value[inside]) * inverse[i]
+                own += along * value[entry]  # in the end the sum over j of S_ij C_ij
+                result[entry] = along
+            totals[part] += own
+            for n in range(start[i], start[i + 1]):
+                result[order[n]] -= pull * own * value[order[n]] * inverse[i] * inverse[i]
+            for n in range(near[i], near[i + 1]):
+                slope[partner[n]] = 0.0
+            if walked > d_sae // 4:
+                dot[:] = 0.0
+            elif power == 2:
+                for n in range(start[i], start[i + 1]):
+                    entry = order[n]
+                    for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
+                        dot[feature[m]] = 0.0
+    return totals.sum(), result

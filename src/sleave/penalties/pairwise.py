@@ -234,16 +234,20 @@ def _over_coactivations(
     mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
     if measure != "dot":
         mean, inverse = codes.moments(measure == "pearson", ranks)
-    near = pairs.neighbours(codes.d_sae)
-    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, *near)
-    parts = torch.get_num_threads()
-    correlation = ranks.sum(compiled(kernels.correlations, *entries, mean, inverse, parts))
+    near, partner, number = pairs.neighbours(codes.d_sae)
+    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, near, partner)
+    parts, dtype = torch.get_num_threads(), codes.value.dtype
+    place = codes.row * codes.d_sae + codes.feature
+    pull = float(measure != "dot")
+    if measure != "pearson" and ranks.size == 1:
+        both = pairs.of_neighbours(weight.double())
+        twice, gradient = compiled(kernels.uncentred, *entries, both, inverse, pull, power, parts)
+        return torch.tensor(twice / (2 * power), dtype=dtype), gradient.to(dtype), place
+    correlation = ranks.sum(compiled(kernels.correlations, *entries, number, mean, inverse, parts))
     terms, slope = _slopes(correlation, weight.double(), power)
     slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
-    pull = float(measure != "dot")
-    gradient: Tensor = compiled(kernels.gradient, *entries, slopes, mean, inverse, pull, parts)
-    dtype = codes.value.dtype
-    return terms.sum().to(dtype), gradient.to(dtype), codes.row * codes.d_sae + codes.feature
+    gradient = compiled(kernels.gradient, *entries, number, slopes, mean, inverse, pull, parts)
+    return terms.sum().to(dtype), gradient.to(dtype), place
 
 
 def _dense(
