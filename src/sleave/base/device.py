@@ -37,7 +37,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bfloat16 by instructions of its own; else it takes many times longer."""
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        # One that is not here, of which a plan may speak, is taken to be recent.
+        return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.10 has none
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

@@ -205,12 +205,17 @@ def _beginning(size: Sizes) -> float:
 
 def training_dtype(recipe: Recipe) -> torch.dtype:
     """Of a training step's products."""
-    return choose_dtype(recipe.training.precision, choose_device(recipe.training.device))
+    return _dtype(recipe.training.precision, recipe.training.device)
 
 
 def model_dtype(recipe: Recipe) -> torch.dtype:
     """Of what the language model computes."""
-    return choose_dtype(recipe.model.dtype, choose_device(recipe.model.device))
+    return _dtype(recipe.model.dtype, recipe.model.device)
+
+
+def _dtype(name: str, device: str) -> torch.dtype:
+    # A plan may be for a device that is not here.
+    return choose_dtype(name, choose_device("auto") if device == "auto" else torch.device(device))
 
 
 def _step(recipe: Recipe, size: Sizes) -> float:
