@@ -44,7 +44,7 @@ from sleave.dependence.mutual_information import Estimation
 from sleave.penalties.informed import InformedOrthogonality
 from sleave.training.loop import begin
 
-WARM, STEPS, CHOICES, K = 2, 7, 3, 32
+WARM, STEPS, CHOICES, K = 2, 9, 3, 32
 FIT = {  # batch, d_in, d_sae
     "topk": [
         (1024, 320, 2560),
@@ -55,10 +55,19 @@ FIT = {  # batch, d_in, d_sae
         (2048, 640, 5120),
         (4096, 640, 2560),
         (2048, 640, 10240),
+        (2048, 1280, 2560),
         (1024, 1280, 5120),
         (512, 640, 20480),
     ],
-    "relu": [(1024, 320, 2560), (2048, 320, 2560), (2048, 640, 2560), (4096, 640, 2560), (1024, 640, 5120)],
+    "relu": [
+        (1024, 320, 2560),
+        (2048, 320, 2560),
+        (2048, 640, 2560),
+        (4096, 640, 2560),
+        (1024, 640, 5120),
+        (1024, 1280, 2560),
+        (2048, 1280, 2560),
+    ],
 }
 CHECK = {"topk": [(4096, 640, 16384), (4096, 1280, 10240), (2048, 640, 32768)], "relu": [(4096, 1280, 5120)]}
 TERMS = {

@@ -280,6 +280,7 @@ def test_nothing_of_batch_times_d_sae_is_made(kind, penalty, monkeypatch):
     """Neither forwards nor backwards, with a constraint or without."""
     batch, d_sae = 512, 600
     monkeypatch.setattr(largest, "NUMBERS", d_sae * 8)
+    monkeypatch.setattr(largest, "ROWS", 1)
     cls, arguments = KINDS[kind]
     sae = cls(D_IN, d_sae, **(arguments | ({"widths": (50, 100, d_sae)} if kind == "matryoshka" else {})))
     for p in sae.parameters():

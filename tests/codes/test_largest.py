@@ -37,6 +37,7 @@ def test_rows(rows, d_sae, seed, coarse, numbers, k):
     x, W, b = matrices(rows, 3, d_sae, seed, coarse)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(largest, "NUMBERS", numbers)
+        patch.setattr(largest, "ROWS", 1)
         codes = largest_of_rows(x, W, b, k)
     # one row at a time, as a product of other shape may be rounded otherwise
     pre = torch.cat([row @ W for row in x.split(max(1, numbers // d_sae))]) + b
@@ -51,6 +52,7 @@ def test_batch(rows, d_sae, seed, coarse, numbers, count):
     x, W, b = matrices(rows, 3, d_sae, seed, coarse)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(largest, "NUMBERS", numbers)
+        patch.setattr(largest, "ROWS", 1)
         codes = largest_of_batch(x, W, b, count)
     pre = torch.cat([row @ W for row in x.split(max(1, numbers // d_sae))]) + b
     wanted = by_sorting(pre.view(1, -1), count).view_as(pre)
@@ -84,3 +86,9 @@ def test_fewer_positive_numbers_than_asked_for():
     assert largest_of_rows(x, W, b, 3).to_dense().tolist() == [[1, 0, 0, 2]] * 2
     assert largest_of_batch(x, W, b, 7).to_dense().tolist() == [[1, 0, 0, 2]] * 2
     assert len(largest_of_batch(x, -W.abs(), b, 7).value) == 0
+
+
+@pytest.mark.parametrize(("d_sae", "rows"), [(0, 1 << 22), (2560, 1638), (65_536, 512), (1 << 20, 64), (1 << 28, 1)])
+def test_rows_at_once(d_sae, rows):
+    """As many as fit a cache, but 512, and no more than 64 million numbers."""
+    assert largest.rows_at_once(d_sae) == rows

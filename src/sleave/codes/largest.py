@@ -21,6 +21,13 @@ from sleave.codes.number_kernels import readable
 from sleave.codes.products import entry_dots
 
 NUMBERS = 1 << 22  # pre-activations held at once; these stay in a cache between the product and the choice
+ROWS, MOST = 512, 1 << 26  # but so many rows, as far as that many numbers go: products of fewer are slow
+
+
+def rows_at_once(d_sae: int) -> int:
+    """How many rows' pre-activations are held at once."""
+    d_sae = max(1, d_sae)
+    return max(1, NUMBERS // d_sae, min(ROWS, MOST // d_sae))
 
 
 @torch.no_grad()
@@ -159,6 +166,6 @@ def _blocks(x: Tensor, W_enc: Tensor) -> Iterator[Tensor]:
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
     with torch.autocast(device, enabled=False):
         weight = W_enc.detach().to(dtype)
-        for rows in x.detach().to(dtype).split(max(1, NUMBERS // max(1, W_enc.shape[1]))):
+        for rows in x.detach().to(dtype).split(rows_at_once(W_enc.shape[1])):
             product = rows @ weight
             yield product.float() if dtype == torch.float16 else product

@@ -21,7 +21,7 @@ from sleave.autoencoder.settings import MatryoshkaSettings, TopKSettings
 from sleave.base.device import choose_device, choose_dtype
 from sleave.base.errors import SleaveError
 from sleave.base.files import torch_dtype
-from sleave.codes.largest import NUMBERS
+from sleave.codes.largest import rows_at_once
 from sleave.jobs.evaluation import families_of
 from sleave.language.losses import POSITIONS
 from sleave.language.settings import ModelShape
@@ -224,7 +224,7 @@ def _step(recipe: Recipe, size: Sizes) -> float:
     copies = 2 * size.parameters * half + FLOAT * size.parameters / 2  # autocast's; of the decoder when it is scaled
     if size.sparse:
         levels = len(recipe.autoencoder.levels) if isinstance(recipe.autoencoder, MatryoshkaSettings) else 1
-        held = PRE_ACTS * min(size.codes, NUMBERS) + ENTRY * levels * size.entries
+        held = PRE_ACTS * min(size.rows, rows_at_once(size.d_sae)) * size.d_sae + ENTRY * levels * size.entries
         held += ENTRY * size.rows * min(size.d_in / 2, size.d_sae / 4) / 2  # AuxK, of the features that die
     else:
         held = DENSE[recipe.autoencoder.kind] * size.codes * (1 if half else 1.2)
