@@ -9,7 +9,7 @@ A step without constraint is taken to be a sum of four things, each with a rate 
     entries   8 B L0 d_in        operations on what fires: decoding, and the gradients of codes, decoder and encoder
     weights   2 d_in d_sae       numbers that Adam passes over
 
-A constraint on pairs that were chosen adds `walked` (2 B L0^2: each co-activation of a batch, from both sides) and
+A constraint on pairs that were chosen adds `walked` (B L0^2: each co-activation of a batch, from both sides) and
 `partners` (2 |T|, both partners of each chosen pair); a choice by mutual information from n rows takes `counted` (its
 co-activations, about n L0^2 / 2) and `listed` (pairs that fire together). The rates are found by least squares of
 relative errors, none below 0, from the shapes marked `fit`; those marked `check`, which lie beyond them, were left out.
@@ -157,7 +157,7 @@ def measured(architecture: str, shape: tuple[int, int, int]) -> dict[str, Any]:
             "codes": float(batch) * d_sae,
             "entries": 8.0 * batch * l0 * d_in,
             "weights": 2.0 * d_in * d_sae,
-            "walked": 2.0 * batch * l0**2,
+            "walked": batch * l0**2,
             "partners": 2.0 * len(penalty.pairs),
             "counted": float(pooled.coactivations),
             "listed": float(listed),

@@ -30,6 +30,6 @@ def report(name: str, sae: sleave.SparseAutoencoder) -> None:
     acts = sae.encode(x)
     fvu = float((sae.decode(acts) - x).square().sum() / (x - x.mean(dim=0)).square().sum())
     print(f"{name}: L0 {float((acts > 0).sum(dim=1).float().mean()):.2f}, FVU {fvu:.3f}, the strongest of all pairs:")
-    pairs = sleave.top_pairs(acts, 0.001)
-    for i, j, cosine in zip(pairs.i[:3].tolist(), pairs.j[:3].tolist(), pairs.score[:3].tolist(), strict=True):
+    ranked = sleave.top_pairs(acts, 0.001).ranked()
+    for i, j, cosine in zip(*(part[:3].tolist() for part in ranked), strict=True):
         print(f"    features {i:2} and {j:2}: cosine of codes {cosine:.3f}")

@@ -30,6 +30,12 @@ def test_auto_is_what_the_cpu_has_instructions_for(monkeypatch, capsys, capabili
     assert capsys.readouterr().err == ""
 
 
-def test_an_older_torch_tells_nothing(monkeypatch):
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_older_torch_tells_it_otherwise(monkeypatch, fast):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not device.has_bfloat16(CPU)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    assert device.has_bfloat16(CPU) is fast
+
+
+def test_a_gpu_that_is_not_here_is_taken_to_be_recent():
+    assert device.has_bfloat16(torch.device("cuda:77"))

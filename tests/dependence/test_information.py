@@ -262,3 +262,17 @@ def test_dead_and_constant_features_share_nothing() -> None:
     dense = sleave.mutual_information(x).to_dense()
     assert dense[1].abs().max().item() < 1e-12
     assert abs(dense[2, 0].item()) < 0.05
+
+
+def test_what_is_taken_off_and_who_attracts():
+    """Kernels, against what other devices compute."""
+    acts = torch.randn(300, 30, generator=torch.Generator().manual_seed(0)).sub(0.8).relu()
+    codes = Codes.from_dense(acts)
+    scores = sleave.mutual_information(codes, baseline="none")
+    expected = torch.rand(len(scores.apart), len(scores.apart), dtype=torch.float64)
+    less = scores.less(expected)
+    torch.testing.assert_close(less.score, scores.score - expected[scores.group[scores.i], scores.group[scores.j]])
+    often = less.together.double() * codes.rows > codes.fired[less.i].double() * codes.fired[less.j]
+    assert 0 < int(often.sum()) < len(often)
+    wanted = torch.where(often, less.score, 0).clamp(min=0)
+    assert torch.equal(less.attracted(codes.fired, codes.rows).score, wanted)

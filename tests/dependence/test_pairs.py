@@ -92,3 +92,29 @@ def test_the_strongest_and_their_ranks(d_sae, seed, count):
     assert [(-s, i, j) for i, j, s in zip(*(x.tolist() for x in pairs.ranked()), strict=True)] == every
     best = pairs.strongest(count)
     assert list(zip(best.i.tolist(), best.j.tolist(), strict=True)) == sorted((i, j) for _, i, j in every[:count])
+
+
+def test_numbers_of_pairs_follow_changes_in_place():
+    pairs = some(12, 0.5, 0)
+    value = torch.rand(len(pairs), dtype=torch.float64)
+    _, _, number = pairs.neighbours(12)
+    assert torch.equal(pairs.of_neighbours(value), value[number])
+    value.mul_(2)
+    assert torch.equal(pairs.of_neighbours(value), value[number])
+    assert torch.equal(pairs.of_neighbours(value.clone()), value[number])
+
+
+def test_pairs_out_of_order_have_the_same_neighbours():
+    pairs = some(12, 0.5, 0)
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(1))
+    mixed = Pairs(pairs.i[order], pairs.j[order], pairs.score[order])
+    (start, partner, number), (own_start, own_partner, own) = pairs.neighbours(12), mixed.neighbours(12)
+    assert torch.equal(start, own_start)
+    assert torch.equal(partner, own_partner)
+    assert torch.equal(number, order[own])
+    assert mixed.jaccard(pairs) == 1
+
+
+def test_figures_of_no_pairs():
+    assert pairs().figures == {"pairs": 0, "unique_features": 0}
+    assert len(pairs((0, 1)).strongest(0)) == 0

@@ -23,8 +23,8 @@ from tiny import make_tiny_model
 
 from sleave import jobs
 from sleave.activations import store as store_module
-from sleave.activations.store import Store
-from sleave.base import files
+from sleave.activations.store import Store, StoreWriter
+from sleave.base import device, files
 from sleave.base.errors import SleaveError
 from sleave.language import harvest as harvest_module
 from sleave.language.contexts import contexts, is_heldout
@@ -371,6 +371,48 @@ def test_a_full_disk(recipe, finished, monkeypatch):
     assert [p.name for p in sorted((path / "chunks").iterdir())] == ["00000"]
     jobs.harvest(recipe)
     assert content(path) == content(finished.path)
+
+
+def test_when_a_write_that_fails_is_told(tmp_path, monkeypatch):
+    """After the next batch; at the end, of the last chunk; and not if something else went wrong meanwhile."""
+    writer = StoreWriter.open(tmp_path / "store", {}, [0], 3, "float32")
+    done = []
+
+    def write(*_):
+        raise SleaveError("The disk is full")
+
+    def harvested(meanwhile):
+        with harvest_module._Writing() as writing:
+            writing.begin([], {}, torch.ones(0), writer)
+            writing._thread.submit(lambda: None).result()  # it has failed by now
+            meanwhile(writing)
+            done.append("the end")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(harvest_module, "_write", write)
+    with pytest.raises(SleaveError, match="The disk is full"):
+        harvested(lambda writing: writing.watched(done.append)(5))
+    assert done == [5]
+    with pytest.raises(SleaveError, match="The disk is full"):
+        harvested(lambda _: None)
+    assert done == [5, "the end"]
+    with pytest.raises(KeyboardInterrupt):
+        harvested(interrupted)
+
+
+def test_auto_is_the_number_format_of_the_store_that_is_there(material, tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: True)
+    recipe = small_recipe(material, model={"dtype": "auto"}, harvest={"store": str(tmp_path / "store")})
+    store = jobs.harvest(recipe)
+    assert store.harvest["model"]["dtype"] == "bfloat16"
+    before = content(store.path)
+    monkeypatch.setattr(device, "has_bfloat16", lambda _: False)
+    jobs.harvest(recipe)  # on another machine
+    assert content(store.path) == before
+    elsewhere = recipe.model_copy(update={"harvest": recipe.harvest.model_copy(update={"store": str(tmp_path / "b")})})
+    assert jobs.harvest(elsewhere).harvest["model"]["dtype"] == "float32"
 
 
 def test_a_write_that_fails_in_the_manifest(recipe, finished, monkeypatch):

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from sleave.base.device import choose_device, choose_dtype
 from sleave.base.errors import SleaveError
 from sleave.base.files import read_json, sha256
 from sleave.base.progress import progress
@@ -85,6 +86,17 @@ def refuse_another_harvest(root: Path, there: Mapping[str, Any], now: Mapping[st
             + "\n".join(lines)
             + "\nChoose another folder, or delete this one."
         )
+
+
+def model_dtype(asked: str, device: str, store: str | Path | None) -> str:
+    """The name of the number format that a language model runs in; `auto` is that of the store, if it is begun."""
+    if asked != "auto":
+        return asked
+    if store is not None and (Path(store) / MANIFEST).is_file():
+        there = Manifest.read(Path(store))
+        if there.chunks and (known := there.harvest.get("model", {}).get("dtype")):
+            return str(known)
+    return str(choose_dtype("auto", choose_device(device))).removeprefix("torch.")
 
 
 def chunk_folder(index: int) -> Path:

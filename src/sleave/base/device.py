@@ -37,9 +37,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies matrices in bfloat16 by instructions of its own; else it takes many times longer."""
     if device.type == "cuda":
-        # One that is not here, of which a plan may speak, is taken to be recent.
-        return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch < 2.10 has none
+        if (device.index or 0) >= torch.cuda.device_count():  # a plan may be of one that is not here: a recent one
+            return True
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch < 2.10
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -178,7 +178,7 @@ class PairChooser:
     def figures(self) -> dict[str, float]:
         """pairs and unique_features in T; its peak, mean and least score; Jaccard overlap with the T before it, and
         (overlap_next) with the T that the next batches, as many as the window, would have given."""
-        if self.pairs is None or len(self.pairs) == 0:
+        if self.pairs is None:
             return {"pairs": 0.0, "unique_features": 0.0}
         return self.pairs.figures | {name: value for name, value in self._overlap.items() if value == value}
 

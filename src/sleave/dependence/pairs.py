@@ -17,7 +17,7 @@ from sleave.dependence import kernels
 
 @dataclass(frozen=True)
 class Pairs:
-    """A set of pairs, in the order of (i, j). `Pairs.of` puts them in it.
+    """A set of pairs, in the order of (i, j). `Pairs.of` puts them in it; out of it, penalties take longer.
 
     Attributes:
         i, j: feature indices, i < j.
@@ -31,10 +31,9 @@ class Pairs:
     @classmethod
     def of(cls, i: Int[Tensor, " n"], j: Int[Tensor, " n"], score: Float[Tensor, " n"]) -> Pairs:
         """Pairs that come in any order, each once."""
-        key = (i << 32) + j
-        if bool((key[1:] > key[:-1]).all()):  # most come in order
+        if _in_order(i, j):  # as most come
             return cls(i, j, score)
-        order = argsort_unique(key)
+        order = argsort_unique((i << 32) + j)
         return cls(i[order], j[order], score[order])
 
     def __len__(self) -> int:
@@ -51,9 +50,10 @@ class Pairs:
     @cached_property
     def figures(self) -> dict[str, float]:
         """How many pairs and features there are, and the largest, mean and least score."""
-        return {
-            "pairs": float(len(self)),
-            "unique_features": float(self.num_features),
+        counts = {"pairs": float(len(self)), "unique_features": float(self.num_features)}
+        if len(self) == 0:
+            return counts
+        return counts | {
             "peak": float(self.score.max()),
             "mean": float(self.score.mean()),
             "least": float(self.score.min()),
@@ -68,7 +68,7 @@ class Pairs:
     def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper = (torch.bincount(k, minlength=self.width) for k in (self.j, self.i))
         start = torch.cat([lower.new_zeros(1), (lower + upper).cumsum(0)])
-        if self.i.device.type == "cpu":
+        if self.i.device.type == "cpu" and _in_order(self.i, self.j):
             return start, *compiled(kernels.both_ways, self.i, self.j, start, lower, torch.get_num_threads())
         return start, *reference_both_ways(self.i, self.j)
 
@@ -86,15 +86,17 @@ class Pairs:
     def of_neighbours(self, value: Float[Tensor, " pairs"]) -> Float[Tensor, " twice_pairs"]:
         """A number of each pair, where `neighbours` has the pair; of the numbers that were given last, kept."""
         last = self.__dict__.get("_of_neighbours")
-        if last is None or last[0] is not value:
-            last = self.__dict__["_of_neighbours"] = (value, value[self._both_ways[2]])
-        both: Tensor = last[1]
+        if last is None or last[0] is not value or last[1] != value._version:
+            last = self.__dict__["_of_neighbours"] = (value, value._version, value[self._both_ways[2]])
+        both: Tensor = last[2]
         return both
 
     def strongest(self, count: int) -> Pairs:
         """So many pairs with the largest scores; of equal ones, the first in the order of (i, j)."""
         if count >= len(self):
             return self
+        if count < 1:
+            return self.where(torch.zeros_like(self.i, dtype=torch.bool))
         least = largest(self.score, count)
         keep = self.score > least
         keep[(self.score == least).nonzero().flatten()[: count - int(keep.sum())]] = True
@@ -120,6 +122,11 @@ class Pairs:
         both = int((keys[1:] == keys[:-1]).sum())
         either = len(self) + len(other) - both
         return both / either if either else 1.0
+
+
+def _in_order(i: Tensor, j: Tensor) -> bool:
+    key = (i << 32) + j
+    return bool((key[1:] > key[:-1]).all())
 
 
 def reference_both_ways(i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Tensor, Tensor]:

@@ -139,7 +139,7 @@ class PairScores:
         if self.score.device.type == "cpu":
             score = compiled(kernels.attracted, self.i, self.j, self.score, self.together, fired, rows)
         else:
-            often = self.together * float(rows) > fired[self.i].double() * fired[self.j]
+            often = self.together.double() * rows > fired[self.i].double() * fired[self.j]
             score = torch.where(often, self.score, 0).clamp(min=0)
         return replace(self, score=score, apart=torch.zeros_like(self.apart))
 

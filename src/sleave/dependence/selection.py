@@ -44,7 +44,8 @@ def top_pairs(
 ) -> Pairs:
     """The top fraction of all P = d_sae (d_sae - 1) / 2 pairs by |C_ij|, exactly.
 
-    Ties are broken by (score, i, j): the larger |C| first, then the smaller i, then the smaller j. Pairs with C = 0
+    They come in the order of (i, j); `ranked()` has the strongest first. Ties go to the smaller i, then to the smaller
+    j. Pairs with C = 0
     count, as in the paper, so the choice always has round(top P) pairs, unless `min_coactivations` leaves fewer; |C|
     up to 1e-6 counts as 0, which rounding may have left of it (1e-14 for float64 codes).
 

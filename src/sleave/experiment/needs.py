@@ -215,7 +215,7 @@ def model_dtype(recipe: Recipe) -> torch.dtype:
 
 def _dtype(name: str, device: str) -> torch.dtype:
     # A plan may be for a device that is not here.
-    return choose_dtype(name, choose_device("auto") if device == "auto" else torch.device(device))
+    return choose_dtype(name, torch.device(device) if device.startswith("cuda") else choose_device(device))
 
 
 def _step(recipe: Recipe, size: Sizes) -> float:

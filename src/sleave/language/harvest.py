@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, refuse_another_harvest
+from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, model_dtype, refuse_another_harvest
 from sleave.activations.store import ChunkRows, Store, StoreWriter
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
@@ -48,6 +48,7 @@ def harvest(
         )
         return store
     say(f"Loading {model.name}")
+    model = model.model_copy(update={"dtype": model_dtype(model.dtype, model.device, path)})
     hooked = HookedModel.load(model)
     if ranks.first:
         with exclusive(path):
@@ -106,16 +107,17 @@ def _harvest(
     stream = items(documents, model, settings, start=writer.next_document)
     say(f"Reading text on {model.device}, layers {', '.join(map(str, model.layers))}")
     done = _Done(writer, total, settings.max_tokens)
-    with progress("Harvesting", 100, "%", done.percent) as advance, _Writing(writer) as writing:
+    with progress("Harvesting", 100, "%", done.percent) as advance, _Writing() as writing:
         while wanted := ranks.number_of_first(max(0, settings.max_tokens - done.train_rows)):
             chunk = _next_chunk(stream, settings, wanted)
             if not chunk:
                 break
-            after_batch = done.over(chunk, advance, ranks.size)
+            after_batch = writing.watched(done.over(chunk, advance, ranks.size))
             rows = read(model, _sequences(chunk), settings.batch_tokens, after_batch, ranks)
             keep = _kept(rows, settings, writer, writing)
             done.train_rows += int(keep[: _num_train(chunk)].sum())
-            writing.begin(_write, chunk, rows, keep, writer)
+            writing.begin(chunk, rows, keep, writer)
+            del rows, keep  # while the next chunk is read, only the writing holds them
         advance(100 - done.percent, "")
     for split in ("train", "heldout"):
         if writer.rows(split) == 0 and (split == "train" or settings.heldout_fraction > 0):
@@ -130,7 +132,7 @@ def _harvest(
 class _Writing:
     """Writes a chunk while the next one is read: on a thread of its own, one at a time."""
 
-    def __init__(self, writer: StoreWriter) -> None:
+    def __init__(self) -> None:
         # As many threads as here: how many there are decides how sums round.
         self._thread = ThreadPoolExecutor(1, "writing", torch.set_num_threads, (torch.get_num_threads(),))
         self._last: Future[None] | None = None
@@ -139,15 +141,24 @@ class _Writing:
         return self
 
     def __exit__(self, *error: object) -> None:
-        try:
+        self._thread.shutdown()
+        if error[0] is None:  # else that is what is told
             self.wait()
-        finally:
-            self._thread.shutdown()
 
-    def begin(self, write: Callable[..., None], *arguments: object) -> None:
-        """Write, once what was begun before is written."""
+    def begin(self, chunk: list[Item], rows: Mapping[int, Tensor], keep: Tensor, writer: StoreWriter) -> None:
+        """Write a chunk, once the one before it is written."""
         self.wait()
-        self._last = self._thread.submit(write, *arguments)
+        self._last = self._thread.submit(_write, chunk, rows, keep, writer)
+
+    def watched(self, after_batch: Callable[[int], None]) -> Callable[[int], None]:
+        """The same; and a chunk that could not be written is told after the next batch, not after the next chunk."""
+
+        def after(rows: int) -> None:
+            after_batch(rows)
+            if self._last is not None and self._last.done():
+                self.wait()
+
+        return after
 
     def wait(self) -> None:
         """Until what was begun is written.

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sleave.activations.manifest import model_dtype
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
@@ -232,6 +233,8 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
     last = metrics[-LAST_STEPS:]
     numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "waiting", "lr")]
     averages = {name: statistics.fmean(m[name] for m in last if name in m) for name in numbers}
+    recipe = settings.model_dump(mode="json", exclude={"seed": True, "evaluation": True, "training": {"shards"}})
+    recipe["training"]["precision"] = precision = str(stepper.dtype).removeprefix("torch.")
     summary = {
         "steps": metrics[-1]["step"],
         "rows": metrics[-1]["rows"],
@@ -242,9 +245,8 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
         "architecture": stepper.sae.architecture,
         "constraint": settings.constraint.kind,
         "seed": settings.seed,
-        "recipe": digest(
-            settings.model_dump(mode="json", exclude={"seed": True, "evaluation": True, "training": {"shards"}})
-        ),
+        "precision": precision,
+        "recipe": digest(recipe),
         "activations": _activations(settings),
         "d_in": stepper.sae.d_in,
         "d_sae": settings.autoencoder.d_sae,
@@ -272,9 +274,13 @@ def _missed(target: float, reached: float, weight: float, steps: int) -> str:
 
 def _activations(settings: RunSettings) -> str:
     """Tells apart what is read, as far as the settings have it: not where it is kept, nor on what it is computed."""
+    whole = settings.model_dump(mode="json")
     read = settings.model_dump(
         mode="json",
         include={"model": True, "layer": True, "corpus": True, "harvest": True, "buffer": {"scaling"}},
         exclude={"model": {"device", "layers"}, "harvest": {"store", "batch_tokens"}},
     )
+    if "model" in read:
+        model = whole["model"]
+        read["model"]["dtype"] = model_dtype(model["dtype"], model["device"], whole["harvest"]["store"])
     return digest(read)

@@ -160,7 +160,7 @@ class RunDirectory:
                 f"`{self.path}` has no {self.pairs_file.name}: it is not finished, or its constraint chooses no pairs."
             )
         tensors, _ = load_tensors(self.pairs_file)
-        return Pairs(tensors["i"], tensors["j"], tensors["score"])
+        return Pairs.of(tensors["i"], tensors["j"], tensors["score"])
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The metrics of every step; a last line cut short by a kill is left out."""

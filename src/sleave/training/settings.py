@@ -76,8 +76,8 @@ class TrainingSettings(Settings):
     """How many updates."""
     precision: Precision = "auto"
     """Autocast dtype of the matrix products; weights and optimizer stay in float32. `auto` is `bfloat16` where the
-    device has instructions for it, `float32` elsewhere. `float16` scales the loss dynamically (growth factor 2.0), as
-    the paper did."""
+    device has instructions for it, `float32` elsewhere (also where a run goes on that was begun on another device).
+    `float16` scales the loss dynamically (growth factor 2.0), as the paper did."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`."""
     decoder_gradient: Literal["projected", "plain"] = "projected"
