@@ -43,9 +43,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     namespace = parser.parse_args()
-    recipe = load_recipe(
-        RECIPE, {"model": {"layers": [LAYER]}, "harvest": {"max_tokens": namespace.tokens, "chunk_tokens": 1000}}
-    )
+    harvest = {"max_tokens": namespace.tokens, "chunk_tokens": 1000, "heldout_fraction": 0.0}
+    recipe = load_recipe(RECIPE, {"model": {"layers": [LAYER]}, "harvest": harvest})
     part = HookedModel.load(recipe.model)
     whole = HookedModel.load(recipe.model.model_copy(update={"layers": (LAST,)}))
     contexts = texts(part, recipe, namespace.tokens)
