@@ -6,8 +6,9 @@ Gemma 3 270M up to layer 9 (of 0 to 17), AG News, contexts of at most 128 tokens
 machine. `read` is what harvesting does: the model is cut off behind the layer, and contexts of like length are read
 together. `any length` reads them in the order of the text, `whole model` up to layer 17, both padded alike otherwise.
 `stored` is `sleave harvest` itself, from text to a whole store: tokenizing, hashes, moments and the disk included, the
-loading of the model not (its tokens leave out those that begin a context). All are interleaved, medians of rounds over the same tokens; the floor is the model's
-operations up to the layer at the rate of a product of a batch with a matrix of d_in x 4 d_in.
+loading of the model not (its tokens leave out those that begin a context). All are interleaved, medians of rounds over
+the same tokens; the floor is the model's operations up to the layer at the rate of a product of a batch with a matrix
+of d_in x 4 d_in, measured in the same run; the model's own products, of other shapes, may be faster.
 """
 
 from __future__ import annotations
