@@ -1,6 +1,6 @@
-"""The figures of docs/results.md, drawn from results/*.json and benchmarks/recoupling.txt.
+"""The figures of docs/results.md and docs/scaling.md, drawn from results/*.json and what benchmarks have kept.
 
-    python -m benchmarks.figures        -> docs/figures/frontier.svg, recoupling.svg, matrices.svg
+    python -m benchmarks.figures        -> docs/figures/frontier.svg, recoupling.svg, matrices.svg, scaling.svg
 
 Needs matplotlib (requirements-dev.txt).
 """
@@ -42,15 +42,21 @@ def main() -> None:
 def draw(out: Path) -> None:
     """Draw all into a folder: the same bytes for the same numbers."""
     out.mkdir(parents=True, exist_ok=True)
-    last = (ROOT / "benchmarks" / "recoupling.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
     with rc_context(STYLE):
         figures = {
             "frontier": frontier(read_json(ROOT / "results" / "frontier.json")["runs"]),
-            "recoupling": recoupling(json.loads(last)["results"]),
+            "recoupling": recoupling(_kept("recoupling")),
             "matrices": matrices(read_json(ROOT / "results" / "matrices.json")),
+            "scaling": scaling(_kept("scaling")),
         }
         for name, figure in figures.items():
             figure.savefig(out / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def _kept(benchmark: str) -> Sequence[Mapping[str, Any]]:
+    last = (ROOT / "benchmarks" / f"{benchmark}.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
+    results: Sequence[Mapping[str, Any]] = json.loads(last)["results"]
+    return results
 
 
 def frontier(runs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -112,6 +118,24 @@ def matrices(collected: Mapping[str, Any]) -> Figure:
         image = axis.imshow(values + values.T, vmin=0, vmax=1, cmap="magma_r", interpolation="none")
         axis.set(title=name.partition("/")[0], xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, shrink=0.8, label="|r|")
+    return figure
+
+
+def scaling(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """A step of TopK at d_in 640, what the constraint adds to it, and a choice: against d_sae and the batch."""
+    figure = Figure(figsize=(9, 3.4))
+    axes = figure.subplots(1, 2, sharey=True)
+    mine = [p for p in points if p["architecture"] == "topk" and p["d_in"] == 640]
+    for axis, by, fixed, value in ((axes[0], "d_sae", "batch", 2048), (axes[1], "batch", "d_sae", 2560)):
+        for what, label in {"step": "a step", "choice": "a choice from 4 batches", "constraint": "constraint"}.items():
+            at = sorted((p[by], 1000 * p["seconds"][what]) for p in mine if p[fixed] == value)
+            axis.plot(*zip(*at, strict=True), marker="o", label=label)
+        places = sorted({p[by] for p in mine if p[fixed] == value})
+        axis.set(xscale="log", yscale="log", xlabel=by, title=f"{fixed} {value:,}")
+        axis.set_xticks(places, [f"{place:,}" for place in places])
+        axis.minorticks_off()
+    axes[0].set_ylabel("ms")
+    axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 

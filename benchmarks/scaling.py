@@ -1,6 +1,6 @@
 """How the cost of a step grows: measured over batch and widths, fitted by what it is made of, checked where not fitted.
 
-    THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.scaling [--quick] [--out benchmarks/scaling.txt] [--figure FILE.svg]
+    THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.scaling [--quick] [--out benchmarks/scaling.txt]
 
 A step without constraint is taken to be a sum of four things, each with a rate of its own:
 
@@ -87,8 +87,6 @@ def main() -> None:
     print("\n".join(lines))
     if namespace.out:
         write_text(namespace.out, "\n".join(lines) + "\n")
-    if namespace.figure:
-        draw(points, namespace.figure)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,7 +94,6 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only shapes up to 7 million codes in a batch")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--figure", type=Path, help="draw the cost against d_sae and against the batch")
     return parser
 
 
@@ -131,7 +128,8 @@ def measured(architecture: str, shape: tuple[int, int, int]) -> dict[str, Any]:
     assert penalty.pairs is not None
     plain, pushed, fired = [], [], []
     for n in range(WARM + STEPS):
-        for constraint, seconds in ((None, plain), (penalty, pushed)):
+        both = [(None, plain), (penalty, pushed)]
+        for constraint, seconds in both if n % 2 else both[::-1]:
             stepper.penalty = constraint
             began = time.perf_counter()
             result = stepper.step(rows[n % len(rows)], lr=1e-6, sparsity_weight=L1)
@@ -207,31 +205,6 @@ def _table(points: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, flo
             line += f" {1000 * seconds:14.1f}  x{predicted(p, fits[p['architecture']][what]) / seconds:.2f} "
         lines.append(line)
     return lines
-
-
-def draw(points: list[dict[str, Any]], file: Path) -> None:
-    """A step of TopK, what a constraint adds to it, and a choice: against d_sae and against the batch."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from benchmarks.figures import STYLE
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.4))
-        axes = figure.subplots(1, 2, sharey=True)
-        for axis, by, fixed in ((axes[0], "d_sae", "batch"), (axes[1], "batch", "d_sae")):
-            for what, marker in zip(TERMS, "osv", strict=True):
-                for value in sorted({p[fixed] for p in points}):
-                    mine = [p for p in points if p["architecture"] == "topk" and p[fixed] == value and p["d_in"] == 640]
-                    if len(mine) > 1:
-                        at = sorted((p[by], 1000 * p["seconds"][what]) for p in mine)
-                        axis.plot(*zip(*at, strict=True), marker=marker, label=f"{what}, {fixed} {value:,}")
-            axis.set(xscale="log", yscale="log", xlabel=by)
-            axis.legend(fontsize=7, frameon=False)
-        axes[0].set_ylabel("ms")
-        figure.suptitle("TopK, k = 32, d_in 640", fontsize=9)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
 
 
 if __name__ == "__main__":
