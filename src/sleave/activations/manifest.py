@@ -94,8 +94,9 @@ def model_dtype(asked: str, device: str, store: str | Path | None) -> str:
         return asked
     if store is not None and (Path(store) / MANIFEST).is_file():
         there = Manifest.read(Path(store))
-        if there.chunks and (known := there.harvest.get("model", {}).get("dtype")):
-            return str(known)
+        model = there.harvest.get("model")
+        if there.chunks and isinstance(model, dict) and "dtype" in model:  # not all stores are of a harvest
+            return str(model["dtype"])
     return str(choose_dtype("auto", choose_device(device))).removeprefix("torch.")
 
 

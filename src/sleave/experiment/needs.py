@@ -8,6 +8,7 @@ takes is a cruder estimate.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import expm1
@@ -214,8 +215,8 @@ def model_dtype(recipe: Recipe) -> torch.dtype:
 
 
 def _dtype(name: str, device: str) -> torch.dtype:
-    # A plan may be for a device that is not here.
-    return choose_dtype(name, torch.device(device) if device.startswith("cuda") else choose_device(device))
+    gpu = re.fullmatch(r"cuda(:\d+)?", device)  # a plan may be for a device that is not here
+    return choose_dtype(name, torch.device(device) if gpu else choose_device(device))
 
 
 def _step(recipe: Recipe, size: Sizes) -> float:
