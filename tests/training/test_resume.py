@@ -157,3 +157,13 @@ def test_other_threads_are_left_alone(settings, store, unbroken, tmp_path):
     thread.start()
     thread.join()
     assert_same(run.path, unbroken)
+
+
+def test_another_precision_is_said(store, tmp_path, capsys):
+    run = begun(tmp_path / "run")
+    one, other = (run_settings(training={"precision": p, "steps": 8}) for p in ("float32", "bfloat16"))
+    with pytest.raises(Interrupted):
+        train(one, Fragile(open_source(store), 5, lambda: signal.raise_signal(signal.SIGTERM)), run)
+    assert "was trained in" not in capsys.readouterr().err
+    train(other, open_source(store), run)
+    assert "was trained in float32 so far and goes on in bfloat16" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sleave.base.device import choose_device, choose_dtype
 from sleave.base.errors import SleaveError
-from sleave.base.files import read_json, sha256
+from sleave.base.files import dtype_name, read_json, sha256
 from sleave.base.progress import progress
 from sleave.base.settings import DType, Settings, differences, parse
 
@@ -88,7 +88,7 @@ def refuse_another_harvest(root: Path, there: Mapping[str, Any], now: Mapping[st
         )
 
 
-def model_dtype(asked: str, device: str, store: str | Path | None) -> str:
+def stored_dtype(asked: str, device: str, store: str | Path | None) -> str:
     """The name of the number format that a language model runs in; `auto` is that of the store, if it is begun."""
     if asked != "auto":
         return asked
@@ -97,7 +97,7 @@ def model_dtype(asked: str, device: str, store: str | Path | None) -> str:
         model = there.harvest.get("model")
         if there.chunks and isinstance(model, dict) and "dtype" in model:  # not all stores are of a harvest
             return str(model["dtype"])
-    return str(choose_dtype("auto", choose_device(device))).removeprefix("torch.")
+    return dtype_name(choose_dtype("auto", choose_device(device)))
 
 
 def chunk_folder(index: int) -> Path:

@@ -205,3 +205,8 @@ def digest(value: Any) -> str:
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of one of the three names that settings use."""
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a torch dtype in settings and files."""
+    return str(dtype).removeprefix("torch.")

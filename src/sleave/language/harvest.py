@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, model_dtype, refuse_another_harvest
+from sleave.activations.manifest import MANIFEST, Manifest, Split, first_damage, refuse_another_harvest, stored_dtype
 from sleave.activations.store import ChunkRows, Store, StoreWriter
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
@@ -48,7 +48,7 @@ def harvest(
         )
         return store
     say(f"Loading {model.name}")
-    model = model.model_copy(update={"dtype": model_dtype(model.dtype, model.device, path)})
+    model = model.model_copy(update={"dtype": stored_dtype(model.dtype, model.device, path)})
     hooked = HookedModel.load(model)
     if ranks.first:
         with exclusive(path):

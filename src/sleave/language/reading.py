@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sleave.activations.manifest import model_dtype
+from sleave.activations.manifest import stored_dtype
 from sleave.base.errors import SleaveError
 from sleave.base.ranks import ALONE, Ranks
 from sleave.language.contexts import Context, contexts, is_heldout
@@ -139,6 +139,6 @@ def specification(model: ModelSettings, corpora: Sequence[CorpusSettings], setti
     seen = {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
     how = settings.model_dump(mode="json", exclude={"store", "batch_tokens"})
     which = model.model_dump(mode="json", exclude={"device", "layers"})
-    which["dtype"] = model_dtype(model.dtype, model.device, settings.store)
+    which["dtype"] = stored_dtype(model.dtype, model.device, settings.store)
     texts = [c.model_dump(mode="json") for c in corpora]
     return {"model": which, "corpus": texts, "harvest": how, FILES: seen}

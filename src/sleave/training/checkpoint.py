@@ -15,7 +15,8 @@ from torch import Tensor
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.model import SparseAutoencoder
 from sleave.base.errors import SleaveError
-from sleave.base.files import load_tensors, save_tensors
+from sleave.base.files import dtype_name, load_tensors, save_tensors
+from sleave.base.progress import say
 from sleave.training.step import Stepper
 
 
@@ -55,7 +56,7 @@ def write_checkpoint(path: Path, stepper: Stepper, source: ActivationSource, pro
     if stepper.device.type == "cuda":
         tensors["rng.cuda"] = torch.cuda.get_rng_state(stepper.device)
     state = {"step": progress.step, "rows": progress.rows, "scaler": stepper.scaler.state_dict()}
-    state["skipped"] = stepper.skipped
+    state |= {"skipped": stepper.skipped, "precision": dtype_name(stepper.dtype)}
     if stepper.controller is not None:
         state["controller"] = stepper.controller.state()
     save_tensors(path, tensors, {"state": json.dumps(state)})
@@ -77,6 +78,9 @@ def read_checkpoint(path: Path, stepper: Stepper, source: ActivationSource) -> P
     if state["scaler"]:
         stepper.scaler.load_state_dict(state["scaler"])
     stepper.skipped = state["skipped"]
+    before, now = state.get("precision"), dtype_name(stepper.dtype)
+    if before not in (None, now):
+        say(f"{path.parent} was trained in {before} so far and goes on in {now}, as training.precision has it here.")
     if stepper.controller is not None:
         stepper.controller.restore(state["controller"])
     source.restore(_under(tensors, "source."))

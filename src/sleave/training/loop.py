@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sleave.activations.manifest import model_dtype
+from sleave.activations.manifest import stored_dtype
 from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
@@ -20,7 +20,7 @@ from sleave.autoencoder.model import ACTIVE, SparseAutoencoder
 from sleave.base.device import choose_device, choose_dtype, say_if_slow
 from sleave.base.environment import peak_memory
 from sleave.base.errors import SleaveError
-from sleave.base.files import digest
+from sleave.base.files import digest, dtype_name
 from sleave.base.progress import progress, say
 from sleave.base.ranks import Mesh
 from sleave.interop.writing import save
@@ -234,7 +234,7 @@ def _summary(settings: RunSettings, run: RunDirectory, stepper: Stepper) -> dict
     numbers = [name for name in last[-1] if name not in ("step", "rows", "seconds", "waiting", "lr")]
     averages = {name: statistics.fmean(m[name] for m in last if name in m) for name in numbers}
     recipe = settings.model_dump(mode="json", exclude={"seed": True, "evaluation": True, "training": {"shards"}})
-    recipe["training"]["precision"] = precision = str(stepper.dtype).removeprefix("torch.")
+    recipe["training"]["precision"] = precision = dtype_name(stepper.dtype)
     summary = {
         "steps": metrics[-1]["step"],
         "rows": metrics[-1]["rows"],
@@ -282,5 +282,5 @@ def _activations(settings: RunSettings) -> str:
     )
     if "model" in read:
         model = whole["model"]
-        read["model"]["dtype"] = model_dtype(model["dtype"], model["device"], whole["harvest"]["store"])
+        read["model"]["dtype"] = stored_dtype(model["dtype"], model["device"], whole["harvest"]["store"])
     return digest(read)
