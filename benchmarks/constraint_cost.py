@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.libraries import L1, Case, run_settings
+from benchmarks.libraries import L1, Case, fast_precision, run_settings
 from benchmarks.training_step import batches, case, floor
 from sleave.base.environment import environment
 from sleave.base.files import write_text
@@ -57,7 +57,7 @@ def main() -> None:
     results = []
     with progress("Steps", len(wanted), "cases") as shown:
         for architecture, shape in wanted:
-            results += measured(case(architecture, "bfloat16", shape), namespace.rounds)
+            results += measured(case(architecture, namespace.precision, shape), namespace.rounds)
             shown(1, f"{architecture} {shape}")
     lines = [*_table(results), "", json.dumps({"machine": environment(), "results": results})]
     print("\n".join(lines))
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--precision", default=fast_precision(), help="by default what is fast here")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     return parser
@@ -98,7 +99,9 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
         for interval in intervals:
             taken = [(a + (interval - 1) * b) / interval for a, b in zip(always, never, strict=True)]
             seconds[f"{name}, every {interval}"] = taken
-    where = {name: getattr(case, name) for name in ("architecture", "batch", "d_in", "d_sae")} | {"l0": round(fired, 1)}
+    where = {name: getattr(case, name) for name in ("architecture", "precision", "batch", "d_in", "d_sae")} | {
+        "l0": round(fired, 1)
+    }
     results = []
     for name, taken in seconds.items():
         ratios = sorted(a / b for a, b in zip(taken, seconds["none"], strict=True))
@@ -118,11 +121,12 @@ def _step(case: Case, rows: list[Tensor], penalty: Penalty | None) -> Callable[[
 
 
 def _table(results: list[dict[str, Any]]) -> list[str]:
-    lines = ["architecture  batch  d_in  d_sae     L0  constraint                  ms  of none's"]
+    lines = ["architecture precision  batch  d_in  d_sae     L0  constraint                  ms  of none's"]
     for r in results:
         c, (low, high) = r["case"], r["middle_half"]
-        line = f"{c['architecture']:12s} {c['batch']:6d} {c['d_in']:5d} {c['d_sae']:6d} {c['l0']:6.1f}  {r['what']:22s}"
-        lines.append(f"{line} {1000 * r['median_s']:8.1f}  {r['ratio_to_none']:.2f}x ({low:.2f} to {high:.2f})")
+        line = f"{c['architecture']:12s} {c['precision']:9s} {c['batch']:6d} {c['d_in']:5d} {c['d_sae']:6d}"
+        line += f" {c['l0']:6.1f}  {r['what']:22s} {1000 * r['median_s']:8.1f}"
+        lines.append(f"{line}  {r['ratio_to_none']:.2f}x ({low:.2f} to {high:.2f})")
     return lines
 
 

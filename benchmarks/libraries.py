@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from sleave.autoencoder.folding import fold
-from sleave.base.files import torch_dtype
+from sleave.base.device import choose_dtype
+from sleave.base.files import dtype_name, torch_dtype
 from sleave.base.settings import parse
 from sleave.training.checkpoint import Progress
 from sleave.training.loop import advance, begin
@@ -200,6 +201,11 @@ LIBRARIES: dict[str, Callable[[Case, Tensor, Stepper], Trainer]] = {
     "SAELens": with_sae_lens,
     "dictionary_learning": with_dictionary_learning,
 }
+
+
+def fast_precision() -> str:
+    """What training computes in here by default: bfloat16 where the CPU has instructions for it, else float32."""
+    return dtype_name(choose_dtype("auto", torch.device("cpu")))
 
 
 def versions() -> dict[str, str | None]:

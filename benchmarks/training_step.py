@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.libraries import L1, LIBRARIES, Case, from_the_same, run_settings, versions
+from benchmarks.libraries import L1, LIBRARIES, Case, fast_precision, from_the_same, run_settings, versions
 from sleave.base.environment import environment
 from sleave.base.files import write_text
 from sleave.base.progress import progress
@@ -56,9 +56,9 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="ReLU and TopK at one size each, in bfloat16")
+    parser.add_argument("--quick", action="store_true", help="ReLU and TopK at one size each, in what is fast here")
     parser.add_argument("--architecture", nargs="+", default=["relu", "topk", "batch_topk"])
-    parser.add_argument("--precision", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--precision", nargs="+", default=sorted({fast_precision(), "float32"}))
     parser.add_argument("--steps", type=int, default=9, help="steps of each library that count, by default 9")
     parser.add_argument("--out", type=Path)
     return parser
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _grid(namespace: argparse.Namespace) -> list[tuple[str, str, tuple[int, int, int]]]:
     if namespace.quick:
-        return [("relu", "bfloat16", DENSE[1]), ("topk", "bfloat16", SPARSE[0])]
+        return [("relu", fast_precision(), DENSE[1]), ("topk", fast_precision(), SPARSE[0])]
     return [
         (architecture, precision, shape)
         for architecture in namespace.architecture

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.libraries import fast_precision
 from sleave.autoencoder.initialisation import initial_autoencoder
 from sleave.autoencoder.settings import BatchTopKSettings, CommonAutoencoderSettings, TopKSettings
 from sleave.base.environment import environment, peak_memory
-from sleave.base.files import write_text
+from sleave.base.files import torch_dtype, write_text
 from sleave.penalties.guided import MIOrtho
 from sleave.penalties.orthogonality import SelectiveOrthogonality
 from sleave.penalties.penalty import Penalty
@@ -45,7 +46,8 @@ def case(name: str) -> dict[str, float]:
     sae = initial_autoencoder(settings, x, generator)
     stepper = Stepper(sae, OptimizerSettings(), TrainingSettings(), penalties[constraint], clip_norm=1.0)
     seconds: dict[str, list[float]] = {"step": [], "product": [], "adam": []}
-    rows, weight = x[:ROWS].bfloat16(), sae.W_enc.detach().bfloat16()
+    dtype = torch_dtype(fast_precision())
+    rows, weight = x[:ROWS].to(dtype), sae.W_enc.detach().to(dtype)
     for n in range(STEPS):
         began = time.perf_counter()
         stepper.step(x[n % 2 * ROWS :][:ROWS], lr=3e-4, sparsity_weight=0.0)
@@ -70,7 +72,7 @@ def main() -> None:
     if namespace.case:
         print(json.dumps(case(namespace.case)))
         return
-    lines = [f"d_in {D_IN}, d_sae {D_SAE}, k {K}, {ROWS} rows, bfloat16: medians of {STEPS - WARM} steps"]
+    lines = [f"d_in {D_IN}, d_sae {D_SAE}, k {K}, {ROWS} rows, {fast_precision()}: medians of {STEPS - WARM} steps"]
     lines.append(f"{'':18}{'s/step':>8}{'product':>9}{'Adam':>7}{'over floor':>12}{'peak GB':>9}")
     for name in CASES:
         run = [sys.executable, "-m", "benchmarks.wide_step", "--case", name]
