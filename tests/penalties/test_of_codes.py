@@ -46,7 +46,7 @@ def topk(seed, rows=400):
 def way(request, monkeypatch):
     """Both ways in which a penalty of codes may be computed, whatever would be chosen."""
     monkeypatch.setattr(pairwise, "_walking_is_less_work", lambda codes, pairs: request.param == "walked")
-    monkeypatch.setattr(pairwise, "most_to_walk", lambda rows, d_sae: math.inf if request.param == "walked" else 0)
+    monkeypatch.setattr(pairwise, "most_to_walk", lambda acts: math.inf if request.param == "walked" else 0)
 
 
 @pytest.mark.parametrize("name", PENALTIES)

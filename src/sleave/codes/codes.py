@@ -13,7 +13,7 @@ from torch import Tensor
 from sleave.base.errors import SleaveError
 from sleave.base.ranks import ALONE, Ranks
 from sleave.codes import kernels
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Codes:
             )
         acts = acts.detach()
         acts = acts if acts.dtype == torch.float64 else acts.float()
-        if acts.device.type == "cpu":
+        if on_cpu(acts):
             return _finite(Codes(acts.shape[1], *compiled(kernels.compress, acts.contiguous())))
         row, feature = acts.nonzero(as_tuple=True)
         return _finite(Codes(acts.shape[1], row_starts(row, len(acts)), feature, acts[row, feature]))
@@ -179,7 +179,7 @@ class Codes:
     def by_feature(self) -> tuple[Int[Tensor, " d_sae_plus_1"], Int[Tensor, " active"]]:
         """Where each feature begins in an order of the entries by (feature, row), and that order."""
         start = torch.cat([self.fired.new_zeros(1), self.fired.cumsum(0)])
-        if self.device.type == "cpu":
+        if on_cpu(self):
             return start, compiled(kernels.order_by_feature, self.feature, start)
         return start, torch.argsort(self.feature, stable=True)
 
@@ -237,7 +237,7 @@ def few_coactivations(acts: Tensor, most: float) -> Codes | None:
 
     Counts before it copies anything.
     """
-    if acts.device.type != "cpu":
+    if not on_cpu(acts):
         return None
     acts = acts.detach().contiguous()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[acts.element_size()]

@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sleave.codes.codes import Codes
+
+
+_plain = False
+
+
+def on_cpu(x: Tensor | Codes) -> bool:
+    """Whether kernels can take it. Elsewhere plain torch computes the same."""
+    return x.device.type == "cpu" and not _plain
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Within, what is on a CPU is computed as on a GPU: by plain torch alone. For tests; it is slow."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from sleave.base.errors import SleaveError
 from sleave.base.ranks import current
 from sleave.codes import kernels
 from sleave.codes.codes import Codes, row_starts
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.codes.number_kernels import readable
 from sleave.codes.products import entry_dots
 
@@ -46,7 +46,7 @@ def largest_of_rows(
 
 
 def _largest_of_rows(product: Tensor, bias: Tensor, k: int) -> Codes:
-    if product.device.type != "cpu":
+    if not on_cpu(product):
         return reference_rows(product.float().add_(bias), k)
     parts = torch.get_num_threads()
     column, count, value = compiled(kernels.largest_of_rows, readable(product), bias, k, parts)
@@ -56,8 +56,14 @@ def _largest_of_rows(product: Tensor, bias: Tensor, k: int) -> Codes:
 
 def reference_rows(pre: Float[Tensor, "batch d_sae"], k: int) -> Codes:
     """The k largest positive numbers of each row, for any device."""
-    value, order = pre.sort(dim=1, descending=True, stable=True)
-    column = torch.where(value[:, :k] > 0, order[:, :k], pre.shape[1]).sort(dim=1).values
+    k = min(k, pre.shape[1])
+    value, column = pre.topk(k, dim=1, sorted=False)
+    least = value.amin(dim=1, keepdim=True)
+    # topk takes any of equal numbers; where it has left some out, the earlier ones are to be taken.
+    tied = ((pre == least).sum(dim=1) > (value == least).sum(dim=1)) & (least[:, 0] > 0)
+    if bool(tied.any()):
+        value[tied], column[tied] = (t[:, :k] for t in pre[tied].sort(dim=1, descending=True, stable=True))
+    column = torch.where(value > 0, column, pre.shape[1]).sort(dim=1).values
     kept = column < pre.shape[1]
     value = pre.gather(1, column.clamp(max=pre.shape[1] - 1))
     return Codes(pre.shape[1], _starts(kept.sum(dim=1)), column[kept], value[kept])
@@ -89,7 +95,7 @@ def largest_of_batch(
 
 
 def _above(product: Tensor, bias: Tensor, floor: float) -> Codes:
-    if product.device.type != "cpu":
+    if not on_cpu(product):
         return reference_above(product.float().add_(bias), floor)
     return Codes(len(bias), *compiled(kernels.above, readable(product), bias, floor))
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from sleave.codes import kernels
 from sleave.codes.codes import Codes
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 
 ENTRIES = 1 << 16  # of a block of the reference, which copies a row of the matrix for each
 
@@ -91,7 +91,7 @@ def entry_dots(
     codes: Codes, a: Float[Tensor, "batch width"], b: Float[Tensor, "d_sae width"]
 ) -> Float[Tensor, " active"]:
     """a[row] . b[feature] for each entry."""
-    if a.device.type == "cpu":
+    if on_cpu(a):
         result: Tensor = compiled(kernels.entry_dots, codes.start, codes.feature, a.contiguous(), b.contiguous())
         return result
     pairs = zip(codes.row.split(ENTRIES), codes.feature.split(ENTRIES), strict=True)
@@ -100,7 +100,7 @@ def entry_dots(
 
 def _weighted_sums(start: Tensor, index: Tensor, weight: Tensor, matrix: Tensor) -> Tensor:
     matrix = matrix.detach() if matrix.dtype == torch.float64 else matrix.detach().float()
-    if matrix.device.type == "cpu":
+    if on_cpu(matrix):
         result: Tensor = compiled(kernels.weighted_sums, start, index, weight.to(matrix.dtype), matrix.contiguous())
         return result
     return reference_sums(start, index, weight.to(matrix.dtype), matrix)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sleave.codes.codes import Codes
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 
 MOST_BINS = 64
@@ -62,7 +62,7 @@ def cut(codes: Codes, bins: int) -> Atoms:
     counts = num_bins(codes.fired, bins)
     if int(counts.max()) == 1:
         return Atoms(codes, counts, torch.zeros_like(codes.feature, dtype=torch.uint8))
-    if codes.device.type != "cpu":
+    if not on_cpu(codes):
         return Atoms(codes, counts, reference_bins(codes, counts))
     start, order = codes.by_feature
     bits = codes.value.float().view(torch.int32)

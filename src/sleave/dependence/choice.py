@@ -56,7 +56,7 @@ class ByCorrelation(Criterion):
 
     def choose(self, signal: Tensor | Codes, fires: Tensor | Codes) -> Pairs:
         if isinstance(signal, Tensor) and signal is fires:
-            codes = few_coactivations(signal, most_to_walk(*signal.shape))
+            codes = few_coactivations(signal, most_to_walk(signal))
             signal = fires = signal if codes is None else codes
         counted = {"min_coactivations": self.min_coactivations, "shrinkage": self.shrinkage}
         return top_pairs(signal, self.top, measure=self.measure, fires=fires, **counted)  # type: ignore[arg-type]

@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 from sleave.dependence.atoms import Atoms, num_bins, phi
-from sleave.dependence.coactivation import listed, slots
+from sleave.dependence.coactivation import entries_together, listed, slots, summed
 from sleave.dependence.pairs import num_pairs
 from sleave.dependence.scores import PairScores, check_memory
 
@@ -53,8 +53,9 @@ def information_scores(atoms: Atoms, baseline: Baseline) -> PairScores:
             f"`acts` has {codes.rows} row; mutual information needs at least 2, and means little below 1000."
         )
     most = min(codes.coactivations, num_pairs(codes.d_sae)) * (3 if baseline == "shift" else 1)
+    each = BYTES if on_cpu(codes) else BYTES + 100.0 + 32.0 * atoms.width
     check_memory(
-        BYTES * most + 4.0 * codes.d_sae * atoms.width**2 * torch.get_num_threads(),
+        each * most + 4.0 * codes.d_sae * atoms.width**2 * torch.get_num_threads(),
         f"Up to {most:,} pairs of {codes.d_sae:,} features that fire together",
         "Give fewer rows, or codes of which fewer fire.",
         codes.device,
@@ -72,8 +73,9 @@ def _plug_in(atoms: Atoms, shift: int) -> PairScores:
     codes = atoms.codes
     table = phi(codes.rows, codes.device)
     own = table[atoms.sizes].sum(1) + table[codes.rows - codes.fired]
-    if codes.device.type != "cpu":
-        i, j, together, total = reference_counts(atoms, shift, own)
+    if not on_cpu(codes):
+        walked = shift == 0 and _sparse_is_faster(atoms)
+        i, j, together, total = reference_walk(atoms, own) if walked else reference_counts(atoms, shift, own)
     elif _sparse_is_faster(atoms):
         i, j, together, total = _by_coactivations(atoms, shift, own)
     else:
@@ -124,7 +126,7 @@ def _by_planes(atoms: Atoms, shift: int, own: Tensor) -> tuple[Tensor, ...]:
 
 
 def reference_counts(atoms: Atoms, shift: int, own: Tensor) -> tuple[Tensor, ...]:
-    """(i, j, together, N (I - ln N)) of the pairs that fire together: the plain torch reference, for any device."""
+    """(i, j, together, N (I - ln N)) of the pairs that fire together, by products: the reference, for any device."""
     codes, width = atoms.codes, atoms.width
     table = phi(codes.rows, codes.device)
     parts = []
@@ -143,6 +145,29 @@ def reference_counts(atoms: Atoms, shift: int, own: Tensor) -> tuple[Tensor, ...
             row, column = ((together > 0) & (i[:, None] < j)).nonzero(as_tuple=True)
             parts.append((i[row], j[column], together[row, column], total[row, column]))
     i, j, together, total = (torch.cat(p) for p in zip(*parts, strict=True))
+    return i, j, together, total
+
+
+def reference_walk(atoms: Atoms, own: Tensor) -> tuple[Tensor, ...]:
+    """The same from what fires together alone, in plain torch, for any device."""
+    codes, width, bins = atoms.codes, atoms.width, atoms.bin.long()
+    cells, counts = [], []
+    for a, b in entries_together(codes):
+        pair = codes.feature[a] * codes.d_sae + codes.feature[b]
+        cell, count = ((pair * width + bins[a]) * width + bins[b]).unique(return_counts=True)
+        cells.append(cell)
+        counts.append(count)
+    cell, (count,) = summed(cells, counts)
+    pair, place = torch.unique_consecutive(cell // width**2, return_inverse=True)
+    i, j = pair // codes.d_sae, pair % codes.d_sae
+    table = phi(codes.rows, codes.device)
+    together = torch.zeros_like(pair).index_add_(0, place, count)
+    total = table.new_zeros(len(pair)).index_add_(0, place, table[count])
+    for feature, bin in ((i, cell // width % width), (j, cell % width)):
+        at = place * width + bin
+        shared = torch.zeros(len(pair) * width, dtype=count.dtype, device=codes.device).index_add_(0, at, count)
+        total += table[atoms.sizes[feature] - shared.view(-1, width)].sum(1)
+    total += table[codes.rows - codes.fired[i] - codes.fired[j] + together] - own[i] - own[j]
     return i, j, together, total
 
 

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import progress as progress_bar
-from sleave.codes.compiled import as_many_threads
+from sleave.codes.compiled import as_many_threads, on_cpu
 from sleave.dependence import kde_kernels
 from sleave.dependence.kde_kernels import Floats, Ints
 from sleave.dependence.pairs import chunks, num_pairs
@@ -205,7 +205,7 @@ class _KdePairs(torch.autograd.Function):
             u = _in_bandwidths(acts[:, features].t(), h[features]).contiguous()
             ctx.save_for_backward(features, i, j, u, h)
             ctx.acts = (acts.shape, acts.dtype)
-            if acts.device.type == "cuda":
+            if not on_cpu(acts):
                 one = u.new_ones(len(i))
                 return kde_dense(u[i], u[j], one, one)
             with as_many_threads():
@@ -217,7 +217,7 @@ class _KdePairs(torch.autograd.Function):
         features, i, j, u, h = ctx.saved_tensors
         shape, dtype = ctx.acts
         with torch.autocast(u.device.type, enabled=False):
-            if u.device.type == "cuda":
+            if not on_cpu(u):
                 columns = _dense_gradient(u, i, j, grad_output)
             else:
                 with as_many_threads():

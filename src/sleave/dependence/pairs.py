@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sleave.base.errors import SleaveError
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 
 
@@ -68,7 +68,7 @@ class Pairs:
     def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper = (torch.bincount(k, minlength=self.width) for k in (self.j, self.i))
         start = torch.cat([lower.new_zeros(1), (lower + upper).cumsum(0)])
-        if self.i.device.type == "cpu" and _in_order(self.i, self.j):
+        if on_cpu(self.i) and _in_order(self.i, self.j):
             return start, *compiled(kernels.both_ways, self.i, self.j, start, lower, torch.get_num_threads())
         return start, *reference_both_ways(self.i, self.j)
 
@@ -90,6 +90,19 @@ class Pairs:
             last = self.__dict__["_of_neighbours"] = (value, value._version, value[self._both_ways[2]])
         both: Tensor = last[2]
         return both
+
+    @cached_property
+    def _keys(self) -> tuple[Tensor, Tensor]:
+        """Ascending keys, with one at the end that is above all, and which pair each is of."""
+        key, number = ((self.i << 32) + self.j).sort()
+        return torch.cat([key, key.new_full((1,), torch.iinfo(key.dtype).max)]), number
+
+    def find(self, i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Int[Tensor, " found"], Int[Tensor, " found"]]:
+        """Where (i, j) names a pair that is in here, and which one."""
+        (keys, number), wanted = self._keys, (i << 32) + j
+        place = torch.searchsorted(keys, wanted)
+        at = (keys[place] == wanted).nonzero().flatten()
+        return at, number[place[at]]
 
     def strongest(self, count: int) -> Pairs:
         """So many pairs with the largest scores; of equal ones, the first in the order of (i, j)."""
@@ -117,8 +130,7 @@ class Pairs:
         width = max(self.width, other.width)
         keys = torch.cat([self.i * width + self.j, other.i * width + other.j])
         # Two runs that are in order are merged by a stable sort in one pass.
-        on_cpu = keys.device.type == "cpu"
-        keys = torch.from_numpy(np.sort(keys.numpy(), kind="stable")) if on_cpu else keys.sort().values
+        keys = torch.from_numpy(np.sort(keys.numpy(), kind="stable")) if on_cpu(keys) else keys.sort().values
         both = int((keys[1:] == keys[:-1]).sum())
         either = len(self) + len(other) - both
         return both / either if either else 1.0
@@ -138,7 +150,7 @@ def reference_both_ways(i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Ten
 
 def largest(x: Float[Tensor, " n"], count: int) -> float:
     """The count-th largest of some numbers."""
-    if x.device.type != "cpu":
+    if not on_cpu(x):
         return float(torch.topk(x, count, sorted=False).values.min())
     rank = x.numel() - count
     return float(np.partition(x.numpy(), rank)[rank])  # several times faster here
@@ -191,4 +203,4 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
 
 def argsort_unique(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """The order of numbers that all differ; by numpy on a CPU, several times faster where it has the instructions."""
-    return torch.from_numpy(np.argsort(key.numpy())) if key.device.type == "cpu" else torch.argsort(key)
+    return torch.from_numpy(np.argsort(key.numpy())) if on_cpu(key) else torch.argsort(key)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 from sleave.dependence.pairs import Pairs, num_pairs
 
@@ -136,7 +136,7 @@ class PairScores:
             fired: on how many rows each feature fires.
             rows: how many there are.
         """
-        if self.score.device.type == "cpu":
+        if on_cpu(self.score):
             score = compiled(kernels.attracted, self.i, self.j, self.score, self.together, fired, rows)
         else:
             often = self.together.double() * rows > fired[self.i].double() * fired[self.j]
@@ -145,7 +145,7 @@ class PairScores:
 
     def less(self, expected: Float[Tensor, "groups groups"]) -> PairScores:
         """The same less a number for each two groups."""
-        if self.score.device.type == "cpu":
+        if on_cpu(self.score):
             score = compiled(kernels.less, self.i, self.j, self.score, self.group, expected)
         else:
             score = self.score - expected[self.group[self.i], self.group[self.j]]
@@ -186,7 +186,7 @@ class PairScores:
 
     @cached_property
     def _ascending(self) -> Tensor:
-        if self.score.device.type == "cpu":  # numpy sorts several times faster here
+        if on_cpu(self.score):  # numpy sorts several times faster here
             return torch.from_numpy(np.sort(self.score.numpy()))
         return self.score.sort().values
 
@@ -203,7 +203,7 @@ class PairScores:
 
     def _listed_at(self, rank: int) -> float:
         """The listed score of that rank among those that are listed."""
-        if "_ascending" in self.__dict__ or self.score.device.type != "cpu":
+        if "_ascending" in self.__dict__ or not on_cpu(self.score):
             return float(self._ascending[rank])
         found = self.__dict__.setdefault("_found", {})
         if rank not in found:  # a quantile asks for two neighbours

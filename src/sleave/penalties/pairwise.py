@@ -26,8 +26,8 @@ from torch.autograd.function import once_differentiable
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.ranks import Ranks, current
 from sleave.codes.codes import Codes, few_coactivations
-from sleave.codes.compiled import compiled
-from sleave.dependence.coactivation import dots
+from sleave.codes.compiled import compiled, on_cpu
+from sleave.dependence.coactivation import dots, entries_together
 from sleave.dependence.correlation import copied_columns, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs
 from sleave.dependence.selection import most_to_walk
@@ -37,10 +37,13 @@ from sleave.penalties import kernels
 Strength = Literal["cosine", "pearson", "dot"]
 Way = Literal["pairs", "coactivations", "dense"]
 COLUMNS = 4096  # columns of C that the dense way holds at once
-# What each way takes on 2 cores, in seconds per pair and row, per co-activation walked, and per two features and row;
-# only their ratios count.
-COST = {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11}
-DENSIFY = 2e-8  # seconds for each number of dense codes made of those that fire, and of its gradient
+# What each way takes in seconds per pair and row, per co-activation walked, and per two features and row; and for each
+# number of dense codes made of those that fire, and of its gradient. Only their ratios count. Measured on 2 cores of a
+# CPU; of a GPU counted from what its maker states of its memory and products.
+COST = {
+    "cpu": {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11, "densify": 2e-8},
+    "cuda": {"pairs": 1.2e-11, "coactivations": 5e-11, "dense": 1.3e-13, "densify": 1e-11},
+}
 
 
 def pair_penalty(
@@ -95,18 +98,17 @@ def _together(codes: Codes) -> Pairs | None:
     """Every pair that fires together; None if there is a quicker way than listing them."""
     # Products in autocast's dtype, where it is on, take about a quarter of the time.
     less = 4 if torch.is_autocast_enabled(codes.device.type) else 1
-    if codes.device.type != "cpu" or less * codes.coactivations >= most_to_walk(*codes.shape):
+    if less * codes.coactivations >= most_to_walk(codes):
         return None
     i, j, _, dot = dots(codes.detach())
     return Pairs.of(i, j, dot)
 
 
 def _walking_is_less_work(codes: Codes, pairs: Pairs) -> bool:
-    if codes.device.type != "cpu":
-        return False
-    dense = min(len(pairs) * codes.rows * COST["pairs"], codes.d_sae**2 * codes.rows * COST["dense"])
-    dense += codes.rows * codes.d_sae * DENSIFY
-    return 2 * codes.coactivations * COST["coactivations"] <= dense
+    cost = _cost(codes)
+    dense = min(len(pairs) * codes.rows * cost["pairs"], codes.d_sae**2 * codes.rows * cost["dense"])
+    dense += codes.rows * codes.d_sae * cost["densify"]
+    return 2 * codes.coactivations * cost["coactivations"] <= dense
 
 
 def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
@@ -114,10 +116,15 @@ def _least_work(acts: Tensor, pairs: Pairs | None) -> tuple[Way, Codes | None]:
     if pairs is None:
         return "dense", None
     rows, d_sae = acts.shape
-    work: dict[Way, float] = {"pairs": len(pairs) * rows, "dense": d_sae**2 * rows}
-    way = min(work, key=lambda way: work[way] * COST[way])
-    codes = few_coactivations(acts, work[way] * COST[way] / (2 * COST["coactivations"]))
+    cost = _cost(acts)
+    work: dict[Way, float] = {"pairs": len(pairs) * rows * cost["pairs"], "dense": d_sae**2 * rows * cost["dense"]}
+    way = min(work, key=lambda way: work[way])
+    codes = few_coactivations(acts, work[way] / (2 * cost["coactivations"]))
     return ("coactivations", codes) if current().rows.all(codes is not None) else (way, None)
+
+
+def _cost(acts: Tensor | Codes) -> dict[str, float]:
+    return COST["cpu" if on_cpu(acts) else "cuda"]
 
 
 class _PairPenalty(torch.autograd.Function):
@@ -158,7 +165,7 @@ class _PairPenalty(torch.autograd.Function):
         shape, dtype = ctx.acts
         if (entries := getattr(ctx, "entries", None)) is None:
             return gradient.to(dtype), None, None, None, None, None
-        dense = torch.zeros(shape, dtype=dtype)
+        dense = torch.zeros(shape, dtype=dtype, device=gradient.device)
         dense.view(-1)[entries] = gradient.to(dtype)
         return dense, None, None, None, None, None
 
@@ -231,14 +238,17 @@ def _over_coactivations(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The value, the gradient at the entries that fire, and where in the flattened codes those are."""
     assert weight is not None
-    mean, inverse = torch.zeros(codes.d_sae, dtype=torch.float64), torch.ones(codes.d_sae, dtype=torch.float64)
+    mean = torch.zeros(codes.d_sae, dtype=torch.float64, device=codes.device)
+    inverse = torch.ones_like(mean)
     if measure != "dot":
         mean, inverse = codes.moments(measure == "pearson", ranks)
+    pull, dtype, place = float(measure != "dot"), codes.value.dtype, codes.row * codes.d_sae + codes.feature
+    if not on_cpu(codes):
+        total, gradient = reference_coactivations(codes, pairs, weight, mean, inverse, pull, power, ranks)
+        return total.to(dtype), gradient.to(dtype), place
     near, partner, number = pairs.neighbours(codes.d_sae)
     entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, near, partner)
-    parts, dtype = torch.get_num_threads(), codes.value.dtype
-    place = codes.row * codes.d_sae + codes.feature
-    pull = float(measure != "dot")
+    parts = torch.get_num_threads()
     if measure != "pearson" and ranks.size == 1:
         both = pairs.of_neighbours(weight.double())
         twice, gradient = compiled(kernels.uncentred, *entries, both, inverse, pull, power, parts)
@@ -248,6 +258,29 @@ def _over_coactivations(
     slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
     gradient = compiled(kernels.gradient, *entries, number, slopes, mean, inverse, pull, parts)
     return terms.sum().to(dtype), gradient.to(dtype), place
+
+
+def reference_coactivations(
+    codes: Codes, pairs: Pairs, weight: Tensor, mean: Tensor, inverse: Tensor, pull: float, power: int, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """The value, and the gradient at the entries that fire: in plain torch, for any device."""
+    value, feature, (i, j) = codes.value.double(), codes.feature, (pairs.i, pairs.j)
+    found = []
+    for a, b in entries_together(codes):
+        at, number = pairs.find(feature[a], feature[b])
+        found.append((a[at], b[at], number))
+    a, b, number = (torch.cat(parts) for parts in zip(*found, strict=True))
+    dot = value.new_zeros(len(pairs)).index_add_(0, number, value[a] * value[b])
+    correlation = ranks.sum((dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j])
+    terms, slope = _slopes(correlation, weight.double(), power)
+    own, shift = torch.zeros_like(mean), torch.zeros_like(mean)
+    for one, other in ((i, j), (j, i)):
+        own.index_add_(0, one, slope * correlation)
+        shift.index_add_(0, one, slope * mean[other] * inverse[other])
+    along = -shift[feature] - pull * own[feature] * (value - mean[feature]) * inverse[feature]
+    for one, other in ((a, b), (b, a)):
+        along.index_add_(0, one, slope[number] * value[other] * inverse[feature[other]])
+    return terms.sum(), along * inverse[feature]
 
 
 def _dense(

@@ -15,7 +15,7 @@ from sleave.base.device import choose_dtype
 from sleave.base.errors import SleaveError
 from sleave.base.ranks import Mesh, Ranks, sharing
 from sleave.codes.codes import Codes, as_codes
-from sleave.codes.compiled import compiled
+from sleave.codes.compiled import compiled, on_cpu
 from sleave.penalties.penalty import Penalty
 from sleave.training.forward import Forward, Pass, reference
 from sleave.training.fused import adam, kernels, passes
@@ -206,7 +206,7 @@ class Stepper:
         """Whether sleave's own passes may be taken: on a CPU, for a whole dictionary in float32."""
         return (
             self.settings.fused
-            and self.device.type == "cpu"
+            and on_cpu(self.sae.W_enc)
             and self.dtype != torch.float16
             and self.mesh.features.size == 1
             and all(p.dtype == torch.float32 for p in self.sae.parameters())
