@@ -4,11 +4,12 @@
 
 Gemma 3 270M up to layer 9 (of 0 to 17), AG News, contexts of at most 128 tokens, in the precision that is fast on this
 machine. `read` is what harvesting does: the model is cut off behind the layer, and contexts of like length are read
-together. `any length` reads them in the order of the text, `whole model` up to layer 17, both padded alike otherwise.
-`stored` is `sleave harvest` itself, from text to a whole store: tokenizing, hashes, moments and the disk included, the
-loading of the model not (its tokens leave out those that begin a context). All are interleaved, medians of rounds over
-the same tokens; the floor is the model's operations up to the layer at the rate of a product of a batch with a matrix
-of d_in x 4 d_in, measured in the same run; the model's own products, of other shapes, may be faster.
+together; `compiled` is the same with `model.compile`, but for the first rounds, which compile it. `any length` reads
+them in the order of the text, `whole model` up to layer 17, both padded alike otherwise. `stored` is `sleave harvest`
+itself, from text to a whole store: tokenizing, hashes, moments and the disk included, the loading of the model not (its
+tokens leave out those that begin a context). All are interleaved, medians of rounds over the same tokens; the floor is
+the model's operations up to the layer at the rate of a product of a batch with a matrix of d_in x 4 d_in, measured in
+the same run; the model's own products, of other shapes, may be faster.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from sleave import jobs
 from sleave.base.environment import environment
-from sleave.base.files import write_text
+from sleave.base.files import dtype_name, write_text
 from sleave.base.progress import progress
 from sleave.experiment.cost import flops_per_token
 from sleave.experiment.rates import calibrate_model
@@ -47,6 +48,7 @@ def main() -> None:
     harvest = {"max_tokens": namespace.tokens, "chunk_tokens": 1000, "heldout_fraction": 0.0}
     recipe = load_recipe(RECIPE, {"model": {"layers": [LAYER]}, "harvest": harvest})
     part = HookedModel.load(recipe.model)
+    compiled = HookedModel.load(recipe.model.model_copy(update={"compile": True}))
     whole = HookedModel.load(recipe.model.model_copy(update={"layers": (LAST,)}))
     contexts = texts(part, recipe, namespace.tokens)
     batch = recipe.harvest.batch_tokens
@@ -54,6 +56,7 @@ def main() -> None:
     tokens = sum(len(c.token_ids) for c in contexts)
     ways: dict[str, Callable[[], float]] = {
         "read": lambda: _reading(part, contexts, part.batches(contexts, batch)),
+        "compiled": lambda: _reading(compiled, contexts, part.batches(contexts, batch)),
         "any length": lambda: _reading(part, contexts, plain),
         "whole model": lambda: _reading(whole, contexts, whole.batches(contexts, batch)),
     }
@@ -69,9 +72,7 @@ def main() -> None:
                 rates["stored"].append(stored(recipe, part))
             shown(1, "")
     floor = calibrate_model(recipe, part.d_in).flops / flops_per_token(recipe, model_shape(recipe.model))
-    lines = [
-        f"Gemma 3 270M, {str(part.dtype).removeprefix('torch.')}, {tokens:,} tokens: tokens a second, of the floor"
-    ]
+    lines = [f"Gemma 3 270M, {dtype_name(part.dtype)}, {tokens:,} tokens: tokens a second, of the floor"]
     lines += [
         f"{name:12s} {statistics.median(r):8,.0f}  {statistics.median(r) / floor:5.0%}" for name, r in rates.items()
     ]

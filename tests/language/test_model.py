@@ -1,4 +1,6 @@
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import huggingface_hub.errors
@@ -19,8 +21,9 @@ KINDS = ["gpt2", "llama", "gpt_neox", "gemma2", "gemma3", "qwen2", "opt"]
 TEXTS = [*SENTENCES, "Oil.", "The <eos> final" + SENTENCES[0]]
 
 
-def load(folder: Path | str, *layers: int, dtype: str = "float32") -> HookedModel:
-    return HookedModel.load(ModelSettings(name=str(folder), layers=layers, dtype=dtype, device="cpu"))
+def load(folder: Path | str, *layers: int, dtype: str = "float32", compile: bool = False) -> HookedModel:
+    how = {"dtype": dtype, "device": "cpu", "compile": compile}
+    return HookedModel.load(ModelSettings(name=str(folder), layers=layers, **how))
 
 
 def cut(model: HookedModel, length: int = 20) -> list[Context]:
@@ -59,6 +62,30 @@ def test_rows_are_those_of_the_whole_model_run_on_each_context_alone(tmp_path, k
     for layer in layers:
         assert rows[layer].shape == (sum(c.num_kept for c in cs), 16)
         torch.testing.assert_close(rows[layer], torch.cat(expected[layer]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, of itself
+def test_compiled_blocks_compute_the_same(tmp_path, capsys):
+    folder = make_tiny_model(tmp_path, "gemma3")
+    plain, compiled = load(folder, 0, 1), load(folder, 0, 1, compile=True)
+    assert "compiled when the first batch is read" in capsys.readouterr().err
+    cs = cut(plain)
+    for batch in (cs[:4], cs[4:], cs[:1]):  # of other shapes
+        for expected, rows in zip(plain.activations(batch).values(), compiled.activations(batch).values(), strict=True):
+            torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_no_compiler(llama, compile, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with (
+        pytest.raises(SleaveError, match=r"`model.compile` \(= true\) needs a C\+\+ compiler")
+        if compile
+        else nullcontext()
+    ):
+        load(llama, 0, compile=compile)
 
 
 def test_blocks_after_the_last_hooked_one_are_gone(tmp_path):

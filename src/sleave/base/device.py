@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 
 from sleave.base.errors import SleaveError
@@ -44,6 +47,19 @@ def has_bfloat16(device: torch.device) -> bool:
         return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def check_compiler(setting: str) -> None:
+    """Refuse to compile where there is no C++ compiler, which torch.compile calls.
+
+    Raises:
+        SleaveError: there is none.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")):
+        raise SleaveError(
+            f"`{setting}` (= true) needs a C++ compiler, and none was found: not $CXX, g++, clang++, nor cl. Install "
+            "one (on Debian `apt install g++`), or leave the setting out."
+        )
 
 
 def say_if_slow(setting: str, dtype: torch.dtype, device: torch.device) -> None:

@@ -212,5 +212,5 @@ def _harvest_of(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(
         mode="json",
         include={"model": True, "corpus": True, "harvest": True},
-        exclude={"model": {"device"}, "harvest": {"store", "batch_tokens"}},
+        exclude={"model": {"device", "compile"}, "harvest": {"store", "batch_tokens"}},
     )

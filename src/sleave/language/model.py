@@ -12,8 +12,9 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sleave.base.device import choose_device, choose_dtype, say_if_slow
+from sleave.base.device import check_compiler, choose_device, choose_dtype, say_if_slow
 from sleave.base.errors import SleaveError
+from sleave.base.progress import say
 from sleave.language.contexts import Context, padded_ids, padded_keep, special_ids
 from sleave.language.packaged import packaged_model
 from sleave.language.quiet import quiet_transformers
@@ -48,6 +49,7 @@ class HookedModel:
         layers: tuple[int, ...],
         name: str,
         device: torch.device,
+        compile: bool = False,
     ) -> None:
         """Cut a model off and move what is left.
 
@@ -57,9 +59,10 @@ class HookedModel:
             layers: the blocks to hook, ascending.
             name: what to call it.
             device: where to run it.
+            compile: compile its blocks, when the first batch is read.
 
         Raises:
-            SleaveError: there is no such layer, or the model's blocks cannot be found.
+            SleaveError: there is no such layer, the model's blocks cannot be found, or there is no compiler.
         """
         config = model.config.get_text_config()
         self._model: nn.Module = model.base_model.eval()  # all but the head
@@ -81,6 +84,11 @@ class HookedModel:
         # The config stays as it is: models look up there what kind of attention each block has, by its number.
         del self._blocks[layers[-1] + 1 :]
         self._model.to(device)
+        if compile:
+            check_compiler("model.compile")
+            say(f"The blocks of {name} are compiled when the first batch is read, which takes up to a minute.")
+            for block in self._blocks:  # one by one: hooks stay outside, and blocks share what is compiled
+                block.forward = torch.compile(block.forward, dynamic=True)  # lengths differ from batch to batch
 
     @property
     def dtype(self) -> torch.dtype:
@@ -95,7 +103,7 @@ class HookedModel:
             SleaveError: the model, its tokenizer, package, hub or device is missing, or a file is damaged.
         """
         model, tokenizer, device = load_causal_model(settings)
-        return cls(model, tokenizer, settings.layers, settings.name, device)
+        return cls(model, tokenizer, settings.layers, settings.name, device, settings.compile)
 
     # Not inference_mode: its tensors could not be fed to an autoencoder that is being trained.
     @torch.no_grad()

@@ -138,7 +138,7 @@ def specification(model: ModelSettings, corpora: Sequence[CorpusSettings], setti
     files += sorted(Path(model.name).expanduser().glob("*.safetensors"))
     seen = {str(path): f"{path.stat().st_size} bytes, {path.stat().st_mtime_ns}" for path in files}
     how = settings.model_dump(mode="json", exclude={"store", "batch_tokens"})
-    which = model.model_dump(mode="json", exclude={"device", "layers"})
+    which = model.model_dump(mode="json", exclude={"device", "compile", "layers"})
     which["dtype"] = stored_dtype(model.dtype, model.device, settings.store)
     texts = [c.model_dump(mode="json") for c in corpora]
     return {"model": which, "corpus": texts, "harvest": how, FILES: seen}

@@ -21,6 +21,9 @@ class ModelSettings(Settings):
     `float32` elsewhere. Residual streams overflow float16."""
     device: str = "auto"
     """A torch device (`cpu`, `cuda:1`); `auto` is `cuda` where there is one, else `cpu`."""
+    compile: bool = False
+    """Compile the blocks with torch.compile before they are read for a store or for training: half a minute to a minute
+    when it begins, and more tokens a second from then on (benchmarks/harvest.txt). Needs a C++ compiler."""
     layers: tuple[int, ...]
     """Blocks, counted from 0, after which the residual stream is read (`blocks.{l}.hook_resid_post`)."""
 

@@ -17,7 +17,7 @@ from sleave.activations.source import ActivationSource
 from sleave.autoencoder.folding import fold
 from sleave.autoencoder.initialisation import NUM_SAMPLES, initial_autoencoder
 from sleave.autoencoder.model import ACTIVE, SparseAutoencoder
-from sleave.base.device import choose_device, choose_dtype, say_if_slow
+from sleave.base.device import check_compiler, choose_device, choose_dtype, say_if_slow
 from sleave.base.environment import peak_memory
 from sleave.base.errors import SleaveError
 from sleave.base.files import digest, dtype_name
@@ -130,6 +130,8 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], mesh: Mesh 
     if parted:
         sae.keep_features(mesh.features.part(sae.d_sae))
         sae.to(device)
+    if settings.training.compile:
+        check_compiler("training.compile")
     say_if_slow("training.precision", choose_dtype(settings.training.precision, device), device)
     return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, mesh)
 
@@ -278,7 +280,7 @@ def _activations(settings: RunSettings) -> str:
     read = settings.model_dump(
         mode="json",
         include={"model": True, "layer": True, "corpus": True, "harvest": True, "buffer": {"scaling"}},
-        exclude={"model": {"device", "layers"}, "harvest": {"store", "batch_tokens"}},
+        exclude={"model": {"device", "compile", "layers"}, "harvest": {"store", "batch_tokens"}},
     )
     if "model" in read:
         model = whole["model"]
