@@ -6,11 +6,12 @@ Operations and bytes are counted from what `sleave train` does under torchrun; r
 states (H100 SXM: bfloat16 products, memory, NVLink within eight, 400 Gb/s for each between eights), times the share of
 them that well-made programs tend to reach, which is an assumption. TopK, d_in 2304, k = 64, 8,192 rows a step in all.
 
-A step without constraint: the encoder's product; a sort of all pre-activations, which is how plain torch finds the
-largest; four passes over rows of the weights for what fires; the passes of Adam and of the decoder's norms; and what is
-sent. Parts of a dictionary add up reconstructions and exchange their largest codes; shares of a batch add up gradients.
-A choice by mutual information is taken two ways: as it is on a GPU now, by products of one-hot bins in float32, and by
-walking what fires together on a CPU, at the rate that `benchmarks.scaling` measured on its machine.
+A step without constraint: the encoder's product; the passes over all pre-activations in which torch.topk finds the
+largest, and ties are counted; four passes over rows of the weights for what fires; the passes of Adam and of the
+decoder's norms; and what is sent. Parts of a dictionary add up reconstructions and exchange their largest codes; shares
+of a batch add up gradients. A constraint walks co-activations in plain torch: a penalty looks each up among the chosen
+pairs, a choice by mutual information sorts them. Parts of a dictionary each do all of it, from the codes of all; so do
+all GPUs in a choice. Beside it, the choice on a CPU, at the rate that `benchmarks.scaling` measured on its machine.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from pathlib import Path
 
 from sleave.base.files import write_text
 
-PRODUCT, FLOAT32, MEMORY, NEAR, FAR = 989e12, 67e12, 3.35e12, 450e9, 50e9  # a second, of one GPU
+PRODUCT, MEMORY, NEAR, FAR = 989e12, 3.35e12, 450e9, 50e9  # a second, of one GPU
 REACHED = {"product": 0.5, "memory": 0.6, "link": 0.6}
 ROWS, D_IN, K = 8192, 2304, 64
-SORT = 100.0  # bytes moved for each number that is sorted with its place: four passes, reading and writing
+SELECT = 60.0  # bytes moved for each pre-activation: torch.topk's passes, digit by digit, and two counts
+LOOKUP = 700.0  # for each co-activation of a penalty: its key made, looked for among the pairs, and added to sums
+RANK = 450.0  # for each co-activation of a choice: its key made, sorted, counted, and scored
 UPDATE = 60.0  # for each weight: Adam reads four numbers and writes three; projecting and norms read and write again
 KEPT = 20.0  # bytes held for each weight: itself, its gradient, two moments, a bfloat16 copy and its transpose
-WINDOW, REFRESH, BINS = 10, 50, 4
+WINDOW = 10
 MEASURED = Path(__file__).with_name("scaling.txt")
 
 
@@ -57,7 +60,7 @@ def step(d_sae: int, layout: Layout) -> dict[str, float]:
     ring = 2 * (layout.shards - 1) / layout.shards
     seconds = {
         "product": 2 * rows * D_IN * features / (REACHED["product"] * PRODUCT),
-        "sort": SORT * rows * features / memory,
+        "select": SELECT * rows * features / memory,
         "entries": 4 * 2 * 4 * D_IN * rows * K / layout.shards / memory,
         "update": UPDATE * weights / memory,
         "parts": (ring * 4 * rows * D_IN + 4 * rows * K * (layout.shards - 1)) / link,
@@ -66,13 +69,18 @@ def step(d_sae: int, layout: Layout) -> dict[str, float]:
     return {name: 1000 * value for name, value in seconds.items()}
 
 
+def penalty(layout: Layout) -> float:
+    """Milliseconds of a constraint's penalty, on each GPU."""
+    return 1000 * LOOKUP * ROWS / layout.shares * K**2 / 2 / (REACHED["memory"] * MEMORY)
+
+
 def choice(d_sae: int) -> dict[str, float]:
-    """Seconds of a choice from `WINDOW` batches, both ways; every process makes the same one."""
+    """Seconds of a choice from `WINDOW` batches, on a GPU and on a CPU; every process makes the same one."""
     rows = WINDOW * ROWS
     rates = json.loads(MEASURED.read_text(encoding="utf-8").strip().splitlines()[-1])["rates"]["topk"]["choice"]
     together = min(rows * K**2 / 2, d_sae**2 / 2)
     return {
-        "gpu": rows * float(BINS * d_sae) ** 2 / (REACHED["product"] * FLOAT32),
+        "gpu": RANK * rows * K**2 / 2 / (REACHED["memory"] * MEMORY),
         "cpu": rates["counted"] * rows * K**2 / 2 + rates["listed"] * together,
     }
 
@@ -83,7 +91,7 @@ def main() -> None:
     namespace = parser.parse_args()
     parts = list(step(2048, LAYOUTS[0]))
     lines = [f"{'d_sae':>9s} {'GPUs':>5s} {'layout':>9s} {'GB each':>8s}" + "".join(f"{p:>9s}" for p in parts)]
-    lines[0] += f"{'ms/step':>9s} {'1G rows, h':>11s}   a choice: GPU, s   CPU, s"
+    lines[0] += f"{'ms/step':>9s} {'1G rows, h':>11s}  penalty, ms   a choice: GPU, s   CPU, s"
     for d_sae in (131_072, 1_048_576):
         for layout in LAYOUTS:
             taken = step(d_sae, layout)
@@ -92,7 +100,8 @@ def main() -> None:
             line += "".join(f"{ms:9.2f}" for ms in taken.values())
             total = sum(taken.values())
             chosen = choice(d_sae)
-            line += f"{total:9.1f} {1e9 / ROWS * total / 3.6e6:11.2f} {chosen['gpu']:18,.0f} {chosen['cpu']:8.1f}"
+            line += f"{total:9.1f} {1e9 / ROWS * total / 3.6e6:11.2f} {penalty(layout):12.1f}"
+            line += f"{chosen['gpu']:19.2f} {chosen['cpu']:8.1f}"
             lines.append(line)
     text = "\n".join(lines) + "\n"
     print(text, end="")

@@ -94,7 +94,7 @@ def test_folder_that_may_not_be_written(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
     with pytest.raises(SleaveError, match=r"cannot be written \(.*Permission denied\)\. Choose a folder"):
         write_text(tmp_path / "a", "x")
 

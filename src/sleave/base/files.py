@@ -6,8 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,15 +38,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with explained_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
+            name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            name.touch(exist_ok=False)  # as the umask has it, which cannot be asked for without setting it
+            temporary = name
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
             temporary.replace(path)
     finally:
         if temporary is not None:
