@@ -7,31 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from counting import Counting
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sleave.activations.buffer import RollingBuffer, StoredIds
 from sleave.base.errors import SleaveError
-
-
-class Counting:
-    """0, 1, 2, ... as rows of two columns; remembers how much was read at once."""
-
-    def __init__(self) -> None:
-        self.next = 0
-        self.reads: list[int] = []
-
-    def read(self, n):
-        self.reads.append(n)
-        self.next += n
-        return torch.arange(self.next - n, self.next)[:, None].repeat(1, 2)
-
-    def state(self):
-        return {"next": torch.tensor(self.next)}
-
-    def restore(self, state):
-        self.next = int(state["next"])
-
 
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 12))  # batch, refresh, capacity to spare
 

@@ -131,7 +131,9 @@ def test_scaling_is_that_of_the_first_rows(material, harvested, monkeypatch):
 # State
 
 
-def test_restored_at_any_batch_it_continues_to_the_bit(material, tmp_path):
+@pytest.mark.parametrize("read_ahead", [False, True])
+def test_restored_at_any_batch_it_continues_to_the_bit(material, tmp_path, monkeypatch, read_ahead):
+    monkeypatch.setattr(live, "LiveSource", lambda *given, **_: LiveSource(*given, read_ahead=read_ahead))
     recipe = make_recipe(material, harvest={"max_norm_ratio": 1.5})
     source = make_source(recipe)
     states, batches, documents = [], [], []
@@ -147,6 +149,18 @@ def test_restored_at_any_batch_it_continues_to_the_bit(material, tmp_path):
         assert resumed.scaling.scale.equal(source.scaling.scale)
         resumed.restore(load_tensors(tmp_path / "state.safetensors")[0])
         assert all(resumed.next_batch().equal(expected) for expected in batches[cut:]), cut
+
+
+def test_reading_ahead_changes_no_batch(material, monkeypatch):
+    recipe = make_recipe(material)
+    plain = make_source(recipe)
+    monkeypatch.setattr(live, "LiveSource", lambda *given, **_: LiveSource(*given, read_ahead=True))
+    ahead = make_source(recipe)
+    for n in range(12):
+        assert ahead.next_batch().equal(plain.next_batch())
+        if n == 5:  # in the middle of what it reads
+            assert [x.tolist() for x in ahead.heldout(20)] == [x.tolist() for x in plain.heldout(20)]
+    assert str(ahead.state()) == str(plain.state())
 
 
 # Training

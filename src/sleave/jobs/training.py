@@ -8,6 +8,7 @@ from pathlib import Path
 from sleave.activations.manifest import refuse_another_harvest
 from sleave.activations.source import ActivationSource, StoredSource
 from sleave.activations.store import Store
+from sleave.base.device import choose_device
 from sleave.base.errors import SleaveError
 from sleave.base.files import exclusive
 from sleave.base.progress import say
@@ -77,7 +78,18 @@ def open_source(recipe: Recipe) -> ActivationSource:
 
         with joined() as mesh:
             everyone = mesh.everyone
-            return LiveSource(recipe.model, recipe.corpus, recipe.harvest, recipe.buffer, layer, recipe.seed, everyone)
+            devices = {choose_device(name).type for name in (recipe.training.device, recipe.model.device)}
+            return LiveSource(
+                recipe.model,
+                recipe.corpus,
+                recipe.harvest,
+                recipe.buffer,
+                layer,
+                recipe.seed,
+                everyone,
+                # On a CPU alone the two would only take turns; and ranks that read together keep in step.
+                read_ahead=everyone.size == 1 and devices != {"cpu"},
+            )
     rows = recipe.harvest.context_length
     return StoredSource(
         harvest(recipe),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
+from threading import current_thread, main_thread
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sleave.activations.ahead import ReadAhead
 from sleave.activations.buffer import RollingBuffer
 from sleave.activations.scaling import Moments, Scaling
 from sleave.activations.settings import BufferSettings
@@ -55,7 +57,8 @@ class LiveRows:
             SleaveError: the text has no rows on this side of the split.
         """
         parts, rows = [self._pending], len(self._pending)
-        long = n - rows > GROUP_ROWS
+        # What is read ahead needs no bar: that of training is there.
+        long = n - rows > GROUP_ROWS and current_thread() is main_thread()
         with progress("Reading", n, "tokens", rows) if long else nullcontext(lambda *_: None) as advance:
             while rows < n:
                 if group := self._group():
@@ -109,7 +112,10 @@ class LiveRows:
 
 
 class LiveSource:
-    """Batches straight from the language model (an `ActivationSource`), which ranks read together."""
+    """Batches straight from the language model (an `ActivationSource`), which ranks read together.
+
+    With `read_ahead` it reads while training goes on, which pays where the two compute on different devices.
+    """
 
     def __init__(
         self,
@@ -120,6 +126,7 @@ class LiveSource:
         layer: int,
         seed: int,
         ranks: Ranks = ALONE,
+        read_ahead: bool = False,
     ) -> None:
         rows = settings.context_length
         say(f"Loading {model.name}")
@@ -146,8 +153,10 @@ class LiveSource:
         moments.update(self._first)
         self.scaling = Scaling.from_moments(moments, buffer.scaling)
         self._train.restore({"document": torch.tensor(0), "pending": first[:0]})  # training begins at the beginning
+        batch = buffer.batch_contexts * rows
+        self._ahead = ReadAhead(self._train, buffer.refresh_batches * batch) if read_ahead else None
         self._buffer = RollingBuffer(
-            self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, buffer.batch_contexts * rows, seed
+            self._ahead or self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, batch, seed
         )
 
     def next_batch(self, ranks: Ranks = ALONE, parts: int = 1) -> Float[Tensor, "batch d_in"]:
@@ -161,6 +170,8 @@ class LiveSource:
 
     def heldout(self, batch_size: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Held-out rows, float32 and raw."""
+        if self._ahead is not None:
+            self._ahead.settle()  # the model does one thing at a time
         for rows in self._heldout.once():
             yield from rows.float().split(batch_size)
 

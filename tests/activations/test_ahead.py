@@ -1,0 +1,77 @@
+"""Reading ahead changes nothing but when it is read."""
+
+import threading
+
+import pytest
+import torch
+from counting import Counting
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sleave.activations.ahead import ReadAhead
+from sleave.activations.buffer import RollingBuffer
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([2, 3, "state", "restore", "settle"]), max_size=30))
+def test_as_if_nothing_were_read_ahead(steps):
+    plain, ahead = Counting(), ReadAhead(Counting(), 3)
+    kept = plain.state()
+    for step in steps:
+        if step == "state":
+            kept = plain.state()
+            assert ahead.state() == kept
+        elif step == "restore":
+            plain.restore(kept)
+            ahead.restore(kept)
+        elif step == "settle":
+            ahead.settle()
+        else:
+            assert torch.equal(ahead.read(step), plain.read(step))
+
+
+def test_it_reads_while_others_compute():
+    class Slow(Counting):
+        began, go_on = threading.Event(), threading.Event()
+
+        def read(self, n):
+            if self.reads:
+                self.began.set()
+                assert self.go_on.wait(10)
+            return super().read(n)
+
+    stream = Slow()
+    ahead = ReadAhead(stream, 2)
+    ahead.read(5)
+    assert stream.began.wait(10)  # nobody has asked for more
+    stream.go_on.set()
+    assert ahead.read(2)[:, 0].tolist() == [5, 6]
+    ahead.settle()
+    assert stream.reads == [5, 2, 2]
+
+
+def test_batches_of_a_buffer_are_the_same_and_go_on():
+    one, other = (
+        RollingBuffer(stream, 20, refresh_batches=2, batch_size=4, seed=1)
+        for stream in (Counting(), ReadAhead(Counting(), 8))
+    )
+    for n in range(9):
+        if n == 5:
+            state = other.state()
+            assert str(state) == str(one.state())
+            other = RollingBuffer(ReadAhead(Counting(), 8), 20, refresh_batches=2, batch_size=4, seed=2)
+            other.restore(state)
+        assert torch.equal(one.next_batch(), other.next_batch())
+
+
+def test_an_error_is_raised_where_the_entries_were_wanted():
+    class Ending(Counting):
+        def read(self, n):
+            if self.next > 4:
+                raise ValueError("the text has ended")
+            return super().read(n)
+
+    ahead = ReadAhead(Ending(), 5)
+    assert len(ahead.read(5)) == 5
+    with pytest.raises(ValueError, match="ended"):
+        ahead.read(5)
