@@ -83,6 +83,27 @@ def test_the_most_correlated(measure, there):
     torch.testing.assert_close(pairs.score.cpu(), expected.score)
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 999),
+    rows=st.integers(1, 60),
+    top=st.sampled_from([0.002, 0.02, 0.3]),
+    whole=st.booleans(),  # many equal scores
+    min_coactivations=st.sampled_from([0, 1, 3]),
+    shrinkage=st.sampled_from([0.0, 2.0]),
+)
+def test_the_strongest_are_kept_and_of_equal_ones_the_first(seed, rows, top, whole, min_coactivations, shrinkage):
+    codes = sparse(seed, rows, 60, 8)
+    codes = codes.with_value(codes.value.ceil()) if whole else codes
+    rules = {"min_coactivations": min_coactivations, "shrinkage": shrinkage}
+    pairs = top_pairs(codes, top, **rules)
+    with plain_torch():
+        expected = top_pairs(codes, top, **rules)
+    assert torch.equal(pairs.i, expected.i)
+    assert torch.equal(pairs.j, expected.j)
+    assert torch.equal(pairs.score, expected.score)
+
+
 @pytest.mark.parametrize("estimator", ["atoms", "activity", "kde"])
 @pytest.mark.parametrize("baseline", ["permutation", "shift", "none"])
 def test_mutual_information(estimator, baseline, there):

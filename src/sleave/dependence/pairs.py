@@ -33,7 +33,7 @@ class Pairs:
         """Pairs that come in any order, each once."""
         if _in_order(i, j):  # as most come
             return cls(i, j, score)
-        order = argsort_unique((i << 32) + j)
+        order = _argsort_of_runs((i << 32) + j)
         return cls(i[order], j[order], score[order])
 
     def __len__(self) -> int:
@@ -199,6 +199,11 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
     """Slices of `count` things so that a slice times `width` numbers stays within `budget` (a core's cache)."""
     size = max(1, budget // max(1, width))
     return [slice(s, min(s + size, count)) for s in range(0, count, size)] if count else []
+
+
+def _argsort_of_runs(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The order of numbers of which a few runs are in order already: a stable sort merges them."""
+    return torch.from_numpy(np.argsort(key.numpy(), kind="stable")) if on_cpu(key) else torch.argsort(key)
 
 
 def argsort_unique(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from sleave.base.device import has_bfloat16
 from sleave.base.files import dtype_name
 from sleave.codes.codes import Codes
-from sleave.codes.compiled import on_cpu
+from sleave.codes.compiled import compiled, on_cpu
+from sleave.dependence import selection_kernels
 from sleave.dependence.coactivation import dots
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs, check_coactivations, chunks, largest, num_pairs, top_count, unrank
@@ -96,6 +97,11 @@ def coactivations_are_few(codes: Codes) -> bool:
 
 
 def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactivations: int, shrinkage: float) -> Pairs:
+    if measure == "cosine" and on_cpu(codes):
+        i, j, score = _strongest(codes, count, min_coactivations, shrinkage)
+        if min_coactivations == 0 and i.numel() < count:
+            i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
+        return Pairs.of(i, j, score).strongest(count)
     mean, inverse = codes.moments(centred=measure == "pearson")
     i, j, together, dot = dots(codes)
     score = (dot - codes.rows * mean[i] * mean[j]) * inverse[i] * inverse[j]
@@ -118,6 +124,20 @@ def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactiva
     if min_coactivations == 0 and i.numel() < count:
         i, j, score = _with_zeros(i, j, score, count, codes.d_sae)
     return Pairs.of(i, j, score).strongest(count)
+
+
+def _strongest(codes: Codes, count: int, min_coactivations: int, shrinkage: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs with C above 0 that can be among the `count` best: the rest are scored and forgotten."""
+    _, inverse = codes.moments(centred=False)
+    entries = (codes.start, codes.feature, codes.value, *codes.by_feature, codes.row, inverse)
+    rules = (count, NOISE[codes.value.dtype], min_coactivations, float(shrinkage), torch.get_num_threads())
+    first, second, score, found = compiled(selection_kernels.strongest, *entries, *rules)
+    parts = [(k, slice(0, n)) for k, n in enumerate(found.tolist())]
+    i, j, score = (torch.cat([t[k] for k in parts]) for t in (first, second, score))
+    if len(score) > count:
+        kept = score >= largest(score, count)
+        i, j, score = i[kept], j[kept], score[kept]
+    return i, j, score
 
 
 def _top_pairs(

@@ -80,6 +80,63 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
     return result
 
 
+@njit(cache=True)
+def _along_rows(i, weight, power, dot, slope, entries, columns, pairs, inverse, result):
+    """What feature i's partners add at each of its entries: its rows walked, whatever else fires there."""
+    (row_start, feature, value, row), (start, order), (near, partner) = entries, columns, pairs
+    if power == 2:
+        for n in range(start[i], start[i + 1]):
+            entry = order[n]
+            x = value[entry]
+            for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
+                dot[feature[m]] += x * value[m]
+    for n in range(near[i], near[i + 1]):
+        j = partner[n]
+        c = 2 * dot[j] * inverse[i] * inverse[j] if power == 2 else 1.0
+        slope[j] = weight[n] * c * inverse[j]
+    walked = 0
+    for n in range(start[i], start[i + 1]):
+        entry = order[n]
+        inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
+        result[entry] = _along(slope, feature[inside], value[inside])
+        walked += inside.stop - inside.start
+    for n in range(near[i], near[i + 1]):
+        slope[partner[n]] = 0.0
+    if walked > dot.size // 4:
+        dot[:] = 0.0
+    elif power == 2:
+        for n in range(start[i], start[i + 1]):
+            entry = order[n]
+            for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
+                dot[feature[m]] = 0.0
+
+
+@njit(cache=True)
+def _along_partners(i, weight, power, own, sums, entries, columns, pairs, inverse, result):
+    """The same by way of the entries of its partners: less work where those are few. `own` and `sums` are of rows."""
+    (_, _, value, row), (start, order), (near, partner) = entries, columns, pairs
+    for n in range(start[i], start[i + 1]):
+        own[row[order[n]]] = value[order[n]]
+    for n in range(near[i], near[i + 1]):
+        j = partner[n]
+        c = 1.0
+        if power == 2:
+            dot = 0.0
+            for m in range(start[j], start[j + 1]):
+                dot += own[row[order[m]]] * value[order[m]]
+            c = 2 * dot * inverse[i] * inverse[j]
+        slope = weight[n] * c * inverse[j]
+        if slope != 0:
+            for m in range(start[j], start[j + 1]):
+                sums[row[order[m]]] += slope * value[order[m]]
+    for n in range(start[i], start[i + 1]):
+        result[order[n]] = sums[row[order[n]]]
+        own[row[order[n]]] = 0.0
+    for n in range(near[i], near[i + 1]):
+        for m in range(start[partner[n]], start[partner[n] + 1]):
+            sums[row[order[m]]] = 0.0
+
+
 @njit(parallel=True, cache=True)
 def uncentred(row_start, feature, value, row, start, order, near, partner, weight, inverse, pull, power, parts):
     """Twice `power` times the sum over pairs of w_ij C_ij^power, and its gradient as `gradient` has it, in one go.
@@ -88,45 +145,31 @@ def uncentred(row_start, feature, value, row, start, order, near, partner, weigh
     weight[n] is that of feature i and partner[n], near[i] <= n < near[i + 1].
     """
     d_sae = start.size - 1
+    rows = row_start.size - 1
+    entries, columns, pairs = (row_start, feature, value, row), (start, order), (near, partner)
     result = np.zeros(value.size, np.float64)
     totals = np.zeros(parts, np.float64)
     for part in prange(parts):
-        slope = np.zeros(d_sae, np.float64)
-        dot = np.zeros(d_sae, np.float64)
+        slope, dot = np.zeros(d_sae, np.float64), np.zeros(d_sae, np.float64)
+        at_row, sums = np.zeros(rows, np.float64), np.zeros(rows, np.float64)
         for i in range(part, d_sae, parts):
             if near[i] == near[i + 1] or start[i] == start[i + 1]:
                 continue
-            walked = 0
-            if power == 2:
-                for n in range(start[i], start[i + 1]):
-                    entry = order[n]
-                    x = value[entry]
-                    for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                        dot[feature[m]] += x * value[m]
-                    walked += row_start[row[entry] + 1] - row_start[row[entry]]
-                for n in range(near[i], near[i + 1]):
-                    j = partner[n]
-                    slope[j] = 2 * weight[n] * dot[j] * inverse[i] * inverse[j] * inverse[j]
-            else:
-                for n in range(near[i], near[i + 1]):
-                    slope[partner[n]] = weight[n] * inverse[partner[n]]
-            own = 0.0
+            beside = 0
             for n in range(start[i], start[i + 1]):
-                entry = order[n]
-                inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
-                along = _along(slope, feature[inside], value[inside]) * inverse[i]
-                own += along * value[entry]  # in the end the sum over j of S_ij C_ij
-                result[entry] = along
+                beside += row_start[row[order[n]] + 1] - row_start[row[order[n]]]
+            of_partners = 0
+            for n in range(near[i], near[i + 1]):
+                of_partners += start[partner[n] + 1] - start[partner[n]]
+            if of_partners < beside:
+                _along_partners(i, weight, power, at_row, sums, entries, columns, pairs, inverse, result)
+            else:
+                _along_rows(i, weight, power, dot, slope, entries, columns, pairs, inverse, result)
+            own = 0.0  # in the end the sum over j of S_ij C_ij
+            for n in range(start[i], start[i + 1]):
+                result[order[n]] *= inverse[i]
+                own += result[order[n]] * value[order[n]]
             totals[part] += own
             for n in range(start[i], start[i + 1]):
                 result[order[n]] -= pull * own * value[order[n]] * inverse[i] * inverse[i]
-            for n in range(near[i], near[i + 1]):
-                slope[partner[n]] = 0.0
-            if walked > d_sae // 4:
-                dot[:] = 0.0
-            elif power == 2:
-                for n in range(start[i], start[i + 1]):
-                    entry = order[n]
-                    for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                        dot[feature[m]] = 0.0
     return totals.sum(), result
