@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
     steps["floor"] = floor(case, begin(run_settings(case, "random"), rows[0]))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     fired = 0.0
-    order = list(steps)
+    order, shuffled = list(steps), random.Random(0)
     for n in range(WARM + rounds):
         for name in order:
             began = time.perf_counter()
@@ -95,7 +96,7 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
             if n >= WARM:
                 seconds[name].append(time.perf_counter() - began)
             fired = result.l0 if name == "none" else fired
-        order.append(order.pop(0))  # what comes before one has used up the caches
+        shuffled.shuffle(order)  # what comes before one has used up the caches
     for name, (_, intervals) in CONSTRAINTS.items():
         never, always = seconds.pop(f"{name}, never"), seconds.pop(f"{name}, always")
         for interval in intervals:

@@ -90,7 +90,7 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
         "MI, 4 bins: the top 10% that fire together": lambda: ByInformation(0.1, estimation=few).choose(acts, acts),
     }
     del dense
-    before = peak_memory()
+    before = from_here()
     seconds = interleaved(ways, rounds)
     peak = peak_memory() - before
     if isinstance(acts, Codes):
@@ -102,31 +102,32 @@ def measured(name: str, rounds: int) -> dict[str, Any]:
     return {"results": results, "peak": peak, "chosen": chosen, "pairs": num_pairs(d_sae)} | case
 
 
+def from_here() -> int:
+    """Bytes in memory now, from where the peak is counted anew (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
 def _naive(acts: Tensor) -> dict[str, list[float]]:
     d_sae = acts.shape[1]
-    if d_sae <= WHOLE:
-        name, share = "naive: all correlations, torch.topk", 1.0
-        seconds = interleaved({name: lambda: _whole(acts)}, 1)[name]
-    else:
-        name, share = "naive: the product of all columns (a strip of it)", 1024 / d_sae
-        seconds = interleaved({name: lambda: acts[:, :1024].t() @ acts}, 1)[name]
+    whole = d_sae <= WHOLE
+    name = "naive: all correlations, torch.topk" if whole else "naive: the product of all columns (a strip of it)"
+    share = 1.0 if whole else 1024 / d_sae
     strip = min(d_sae, 128)
     cut = torch.bucketize(acts, acts[acts > 0].quantile(torch.linspace(0, 1, BINS)[1:-1])) + (acts > 0)
-    hot = torch.nn.functional.one_hot(cut[:, :strip], BINS + 1)[..., 1:].flatten(1).float()
-    other = torch.nn.functional.one_hot(cut[:, : 4 * strip], BINS + 1)[..., 1:].flatten(1).float()
-    began = time.perf_counter()
-    _ = hot.t() @ other
-    histograms = (time.perf_counter() - began) * num_pairs(d_sae) / (4 * strip**2)
+    hot = torch.nn.functional.one_hot(cut[:, : 4 * strip], BINS)[..., 1:].flatten(1).float()
     x, y = acts[:, :1].t().double().contiguous(), acts[:, 1:2].t().double().contiguous()
     h = torch.full((1,), 0.15 * ROWS**-0.2, dtype=torch.float64)
-    began = time.perf_counter()
-    kde_dense(x, y, h, h)
-    density = (time.perf_counter() - began) * num_pairs(d_sae)
-    return {
-        name: [s / share for s in seconds],
-        "naive: joint histograms as products (a strip)": [histograms],
-        "naive: kernel densities by the formula (1 pair)": [density],
+    ways = {
+        name: ((lambda: _whole(acts)) if whole else (lambda: acts[:, :1024].t() @ acts), 1 / share),
+        "naive: joint histograms as products (a strip)": (
+            lambda: hot[:, : hot.shape[1] // 4].t() @ hot,
+            num_pairs(d_sae) / (4 * strip**2),
+        ),
+        "naive: kernel densities by the formula (1 pair)": (lambda: kde_dense(x, y, h, h), num_pairs(d_sae)),
     }
+    seconds = interleaved({what: way for what, (way, _) in ways.items()}, 3)
+    return {what: [s * times for s in seconds[what]] for what, (_, times) in ways.items()}
 
 
 def _whole(acts: Tensor) -> Tensor:

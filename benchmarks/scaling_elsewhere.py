@@ -10,8 +10,9 @@ A step without constraint: the encoder's product; the passes over all pre-activa
 largest, and ties are counted; four passes over rows of the weights for what fires; the passes of Adam and of the
 decoder's norms; and what is sent. Parts of a dictionary add up reconstructions and exchange their largest codes; shares
 of a batch add up gradients. A constraint walks co-activations in plain torch: a penalty looks each up among the chosen
-pairs, a choice by mutual information sorts them. Parts of a dictionary each do all of it, from the codes of all; so do
-all GPUs in a choice. Beside it, the choice on a CPU, at the rate that `benchmarks.scaling` measured on its machine.
+pairs, a choice by mutual information sorts them (what chance alone would give comes from a CPU, and is not counted).
+Parts of a dictionary each do all of it, from the codes of all; so do all GPUs in a choice. Beside it, the choice on a
+CPU, at the rate that `benchmarks.scaling` measured on its machine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ REACHED = {"product": 0.5, "memory": 0.6, "link": 0.6}
 ROWS, D_IN, K = 8192, 2304, 64
 SELECT = 60.0  # bytes moved for each pre-activation: torch.topk's passes, digit by digit, and two counts
 LOOKUP = 700.0  # for each co-activation of a penalty: its key made, looked for among the pairs, and added to sums
-RANK = 450.0  # for each co-activation of a choice: its key made, sorted, counted, and scored
+RANK = 1500.0  # for each co-activation of a choice: its key made, sorted twice, counted, and scored
 UPDATE = 60.0  # for each weight: Adam reads four numbers and writes three; projecting and norms read and write again
 KEPT = 20.0  # bytes held for each weight: itself, its gradient, two moments, a bfloat16 copy and its transpose
 WINDOW = 10

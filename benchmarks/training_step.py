@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -108,14 +109,14 @@ def measured(case: Case, steps: int) -> list[dict[str, Any]]:
         runs["sleave, plain torch"] = lambda x: plain.step(x, lr=case.lr, sparsity_weight=L1)
     runs["floor"] = floor(case, first)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
+    order, shuffled = list(runs), random.Random(0)
     for n in range(WARM + steps):
         for name in order:
             began = time.perf_counter()
             runs[name](rows[n % BATCHES])
             if n >= WARM:
                 seconds[name].append(time.perf_counter() - began)
-        order.append(order.pop(0))
+        shuffled.shuffle(order)  # what comes before one has used up the caches
     where = {name: getattr(case, name) for name in ("architecture", "precision", "batch", "d_in", "d_sae")}
     results = []
     for name, taken in seconds.items():

@@ -111,10 +111,12 @@ def test_permissions_follow_the_umask(tmp_path, mask):
     before = os.umask(mask)
     try:
         write_text(tmp_path / "a", "x")
-        assert os.umask(mask) == mask  # put back
+        save_tensors(tmp_path / "b", {"x": torch.ones(3)})
+        assert os.umask(mask) == mask  # as it was
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+    for name in "ab":
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o666 & ~mask
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):

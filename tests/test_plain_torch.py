@@ -12,7 +12,7 @@ from sleave.base.ranks import ALONE
 from sleave.codes.codes import Codes
 from sleave.codes.compiled import plain_torch
 from sleave.codes.largest import largest_of_batch, largest_of_rows
-from sleave.dependence import coactivation
+from sleave.dependence import coactivation, information, selection
 from sleave.dependence.mutual_information import mutual_information
 from sleave.dependence.pairs import Pairs
 from sleave.dependence.selection import top_pairs
@@ -55,6 +55,13 @@ def _some_rows_at_a_time(monkeypatch):
     monkeypatch.setattr(coactivation, "CHUNK", 100)
 
 
+@pytest.fixture
+def walked(monkeypatch):
+    """Whatever would take less work."""
+    monkeypatch.setattr(selection, "coactivations_are_few", lambda codes: True)
+    monkeypatch.setattr(information, "_sparse_is_faster", lambda atoms: True)
+
+
 def test_what_fires_together(there):
     codes = sparse()
     found = plainly(there, coactivation.dots, codes)
@@ -74,6 +81,7 @@ def test_nothing_fires_together(rows, there):
 
 
 @pytest.mark.parametrize("measure", ["cosine", "pearson"])
+@pytest.mark.usefixtures("walked")
 def test_the_most_correlated(measure, there):
     codes = sparse()
     expected = top_pairs(codes, 0.1, measure=measure)
@@ -96,9 +104,11 @@ def test_the_strongest_are_kept_and_of_equal_ones_the_first(seed, rows, top, who
     codes = sparse(seed, rows, 60, 8)
     codes = codes.with_value(codes.value.ceil()) if whole else codes
     rules = {"min_coactivations": min_coactivations, "shrinkage": shrinkage}
-    pairs = top_pairs(codes, top, **rules)
-    with plain_torch():
-        expected = top_pairs(codes, top, **rules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "coactivations_are_few", lambda codes: True)
+        pairs = top_pairs(codes, top, **rules)
+        with plain_torch():
+            expected = top_pairs(codes, top, **rules)
     assert torch.equal(pairs.i, expected.i)
     assert torch.equal(pairs.j, expected.j)
     assert torch.equal(pairs.score, expected.score)
@@ -106,7 +116,11 @@ def test_the_strongest_are_kept_and_of_equal_ones_the_first(seed, rows, top, who
 
 @pytest.mark.parametrize("estimator", ["atoms", "activity", "kde"])
 @pytest.mark.parametrize("baseline", ["permutation", "shift", "none"])
-def test_mutual_information(estimator, baseline, there):
+@pytest.mark.parametrize("way", ["walked", "as it is"])
+def test_mutual_information(estimator, baseline, way, there, request):
+    if way == "walked":
+        request.getfixturevalue("walked")
+
     def scores(codes):
         every = mutual_information(codes, estimator, baseline=baseline).shrunk(0.5)
         return every.to_dense(), every.quantile(0.9), every.attracted(codes.fired, codes.rows).top(0.05)
@@ -136,7 +150,7 @@ def test_penalty_of_codes(seed, rows, share, measure, power, ordered):
     order = torch.arange(len(i)) if ordered else torch.randperm(len(i), generator=g)
     pairs, weight = Pairs(i[order], j[order], torch.ones(len(i))), torch.rand(len(i), generator=g)
     given = (pairs, weight, measure, power, ALONE)
-    expected, found = pairwise._over_coactivations(codes, *given), None
+    expected = pairwise._over_coactivations(codes, *given)
     with plain_torch():
         found = pairwise._over_coactivations(codes, *given)
     for mine, theirs in zip(found, expected, strict=True):

@@ -101,6 +101,8 @@ def test_every_path_counts_alike(acts: torch.Tensor, bins: int, shift: int) -> N
         i, j, together, total = path(atoms, shift % atoms.codes.rows, own)
         order = torch.argsort(i * atoms.codes.d_sae + j)
         results.append([t[order] for t in (i, j, together, total)])
+    if shift % atoms.codes.rows == 0:
+        results.append(list(information.reference_walk(atoms, own)))
     for other in results[1:]:
         for mine, theirs in zip(results[0], other, strict=True):
             torch.testing.assert_close(mine, theirs)

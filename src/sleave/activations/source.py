@@ -52,6 +52,9 @@ class ActivationSource(Protocol):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go back to where `state` was taken; the batches from there on are bit-identical."""
 
+    def close(self) -> None:
+        """Stop whatever goes on in the background; the source can still be used."""
+
 
 class StoredSource:
     """Batches from one layer of a store (an `ActivationSource`), on the CPU.
@@ -143,3 +146,6 @@ class StoredSource:
                 "run the same `sleave harvest` command again to mend it."
             )
         return self.scaling.apply(x)
+
+    def close(self) -> None:
+        """Nothing goes on in the background."""

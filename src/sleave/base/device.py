@@ -49,16 +49,17 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def check_compiler(setting: str) -> None:
-    """Refuse to compile where there is no C++ compiler, which torch.compile calls.
+def check_compiler(setting: str, device: torch.device) -> None:
+    """Refuse to compile for a CPU where there is no C++ compiler, which torch.compile calls.
 
     Raises:
         SleaveError: there is none.
     """
-    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")):
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
+    if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
         raise SleaveError(
-            f"`{setting}` (= true) needs a C++ compiler, and none was found: not $CXX, g++, clang++, nor cl. Install "
-            "one (on Debian `apt install g++`), or leave the setting out."
+            f"`{setting}` (= true) needs a C++ compiler, and none was found: not $CXX, g++, clang++, c++, nor cl. "
+            "Install one (on Debian `apt install g++`), or leave the setting out."
         )
 
 

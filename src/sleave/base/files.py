@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,10 +41,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             name = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             name.touch(exist_ok=False)  # as the umask has it, which cannot be asked for without setting it
-            temporary = name
+            temporary, mode = name, stat.S_IMODE(name.stat().st_mode)
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            temporary.chmod(mode)  # who wrote it may have put another file in its place, as safetensors does
             temporary.replace(path)
     finally:
         if temporary is not None:

@@ -11,12 +11,25 @@ from torch import Tensor
 from sleave.codes.codes import Codes
 from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
+from sleave.dependence.pairs import num_pairs
+from sleave.dependence.scores import check_memory
 
 CHUNK = 1 << 24  # co-activations that the plain way holds at once
+LISTED = 100.0  # bytes for each pair that fires together, at the peak, while all are listed
+# A co-activation takes about as long as so many terms of a product of columns in a number format: measured on CPUs,
+# counted for GPUs (`benchmarks.scaling_elsewhere`).
+WALK = {"bfloat16": 3000.0, "float32": 400.0, "float64": 200.0, "cuda": 12_000.0}
 
 
 def dots(codes: Codes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(i, j), on how many rows both fire, and f_i.f_j in float64, for every pair that fires together, in order."""
+    """(i, j), on how many rows both fire, and f_i.f_j in float64, for every pair that fires together, in order.
+
+    Raises:
+        NotEnoughMemory: there are too many.
+    """
+    most = min(codes.coactivations, num_pairs(codes.d_sae))
+    what = f"Up to {most:,} pairs of {codes.d_sae:,} features that fire together"
+    check_memory(LISTED * most, what, "Give fewer rows, or codes of which fewer fire.", codes.device)
     if not on_cpu(codes):
         return reference_dots(codes)
     start, order = codes.by_feature

@@ -23,7 +23,7 @@ from sleave.base.errors import SleaveError
 from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 from sleave.dependence.atoms import Atoms, num_bins, phi
-from sleave.dependence.coactivation import entries_together, listed, slots, summed
+from sleave.dependence.coactivation import WALK, entries_together, listed, slots, summed
 from sleave.dependence.pairs import num_pairs
 from sleave.dependence.scores import PairScores, check_memory
 
@@ -89,6 +89,8 @@ def _plug_in(atoms: Atoms, shift: int) -> PairScores:
 
 
 def _sparse_is_faster(atoms: Atoms) -> bool:
+    if not on_cpu(atoms.codes):
+        return atoms.codes.coactivations * WALK["cuda"] < atoms.codes.rows * float(atoms.num_bins.sum()) ** 2
     words = (atoms.codes.rows + 63) // 64
     return atoms.codes.coactivations * COACTIVATION < words * float(atoms.num_bins.sum()) ** 2 / 2
 

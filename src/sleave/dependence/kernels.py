@@ -298,7 +298,7 @@ def dots_from_coactivations(row_start, feature, value, column_start, order, row,
                         partner[at + found[i]] = j
                         found[i] += 1
                     count[j] += 1
-                    dot[j] += float(value[entry]) * float(value[m])
+                    dot[j] += np.float64(value[entry]) * value[m]
             _put_in_order(partner, at, at + found[i], i, count)
             for n in range(at, at + found[i]):
                 j = partner[n]

@@ -3,6 +3,9 @@
 The matrix C is walked in tiles of its upper triangle. A tile may be computed in bfloat16, which is faster where the
 machine has the instructions, because its error is bounded: whatever could still belong to the top is kept, and the
 few that are kept are computed again in full precision. So the result does not depend on how the tiles were computed.
+
+Where little fires, co-activations are walked in place of tiles, feature by feature: each pair is scored and forgotten,
+but for those that can still belong to the top.
 """
 
 from __future__ import annotations
@@ -17,15 +20,12 @@ from sleave.base.files import dtype_name
 from sleave.codes.codes import Codes
 from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import selection_kernels
-from sleave.dependence.coactivation import dots
+from sleave.dependence.coactivation import WALK, dots
 from sleave.dependence.correlation import Measure, pair_correlation, unit_columns
 from sleave.dependence.pairs import Pairs, check_coactivations, chunks, largest, num_pairs, top_count, unrank
 from sleave.dependence.scores import check_memory, unlisted
 
 TILE = 1024
-# A co-activation takes about as long as so many terms of a product of columns in a number format: measured on CPUs,
-# counted for GPUs.
-WALK = {"bfloat16": 3000.0, "float32": 400.0, "float64": 200.0, "cuda": 1500.0}
 
 # |tile - C| for unit columns. bfloat16 has 8 significant bits, so it rounds both factors and the result by 2^-8 of
 # their size at most, and sum |z_i z_j| <= 1 (Cauchy-Schwarz): 3 * 2^-8, and a little for the second order and for the

@@ -30,8 +30,8 @@ def _by_partner(j, score, first, last):
 
 
 @njit(parallel=True, cache=True)
-def strongest(row_start, feature, value, column_start, order, row, inverse, count, noise, rows, shrinkage, parts):
-    """Pairs with the largest |C_ij|, uncentred, above `noise`, of those that fire together on `rows` rows at least.
+def strongest(row_start, feature, value, column_start, order, row, inverse, count, noise, least_rows, shrinkage, parts):
+    """Pairs with the largest |C_ij|, uncentred, above `noise`, of those that fire together on so many rows at least.
 
     What each part has found is in the order of (i, j), in its own row of the results; the `count` largest of all are
     among them, of equal ones the first. Only candidates are ever held: a pair is scored and forgotten.
@@ -54,7 +54,7 @@ def strongest(row_start, feature, value, column_start, order, row, inverse, coun
             partners = 0
             for n in range(column_start[i], column_start[i + 1]):
                 entry = order[n]
-                x = float(value[entry])
+                x = np.float64(value[entry])  # float() would leave it as it is stored
                 for m in range(entry + 1, row_start[row[entry] + 1]):
                     j = feature[m]
                     partner[partners] = j
@@ -67,7 +67,7 @@ def strongest(row_start, feature, value, column_start, order, row, inverse, coun
                 strength = abs(dot[j] * inverse[i] * inverse[j])
                 if shrinkage > 0:
                     strength *= together[j] / (together[j] + shrinkage)
-                enough = together[j] >= rows
+                enough = together[j] >= least_rows
                 dot[j], together[j] = 0.0, 0
                 if strength >= cut and enough:
                     mine[filled] = strength  # as it is stored, so that equal ones are equal
@@ -76,7 +76,7 @@ def strongest(row_start, feature, value, column_start, order, row, inverse, coun
                         filled += 1
             if filled > begin + 1:
                 _by_partner(mine_j, mine, begin, filled)
-            if filled >= 2 * count and filled > count:
+            if filled >= 2 * count:
                 cut = float(_keep_best(mine_i, mine_j, mine, filled, count))
                 filled = count
         found[part] = filled

@@ -269,8 +269,11 @@ def _language_model(recipe: Recipe, shape: ModelShape) -> float:
 
 def _live_buffer(recipe: Recipe, size: Sizes) -> float:
     """The rows of the rolling buffer, and the copy of them that a checkpoint takes."""
-    rows = recipe.buffer.buffer_contexts * recipe.harvest.context_length
-    return 2 * model_dtype(recipe).itemsize * rows * size.d_in
+    buffer = recipe.buffer
+    contexts = 2.0 * buffer.buffer_contexts
+    if recipe.training.device != recipe.model.device:  # the next ones are read ahead, and put together from parts
+        contexts += 2.0 * buffer.refresh_batches * buffer.batch_contexts
+    return model_dtype(recipe).itemsize * contexts * recipe.harvest.context_length * size.d_in
 
 
 def check_layers(recipe: Recipe, shape: ModelShape) -> None:

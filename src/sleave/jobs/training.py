@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from sleave.activations.manifest import refuse_another_harvest
@@ -63,7 +63,7 @@ def _train_layer(recipe: Recipe, run: RunDirectory, mesh: Mesh) -> None:
         say(f"{run.path} is finished already; reusing it. Delete it or choose another --out to train again.")
         return
     source = open_source(recipe)  # first, so that a mistake in the model or the text leaves no run behind
-    with exclusive(run.path) if mesh.everyone.first else nullcontext():
+    with closing(source), exclusive(run.path) if mesh.everyone.first else nullcontext():
         if mesh.everyone.first:
             run.begin(recipe.to_dict())
         mesh.everyone.wait()
@@ -78,7 +78,9 @@ def open_source(recipe: Recipe) -> ActivationSource:
 
         with joined() as mesh:
             everyone = mesh.everyone
-            devices = {choose_device(name).type for name in (recipe.training.device, recipe.model.device)}
+            # On one device the two would only take turns, and torch cannot compile one while the other runs compiled.
+            apart = choose_device(recipe.training.device) != choose_device(recipe.model.device)
+            apart &= not (recipe.training.compile and recipe.model.compile)
             return LiveSource(
                 recipe.model,
                 recipe.corpus,
@@ -87,8 +89,7 @@ def open_source(recipe: Recipe) -> ActivationSource:
                 layer,
                 recipe.seed,
                 everyone,
-                # On a CPU alone the two would only take turns; and ranks that read together keep in step.
-                read_ahead=everyone.size == 1 and devices != {"cpu"},
+                read_ahead=apart and everyone.size == 1,  # ranks that read together keep in step
             )
     rows = recipe.harvest.context_length
     return StoredSource(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import chain
-from threading import current_thread, main_thread
 from typing import Any
 
 import torch
@@ -57,8 +56,7 @@ class LiveRows:
             SleaveError: the text has no rows on this side of the split.
         """
         parts, rows = [self._pending], len(self._pending)
-        # What is read ahead needs no bar: that of training is there.
-        long = n - rows > GROUP_ROWS and current_thread() is main_thread()
+        long = n - rows > GROUP_ROWS
         with progress("Reading", n, "tokens", rows) if long else nullcontext(lambda *_: None) as advance:
             while rows < n:
                 if group := self._group():
@@ -154,7 +152,7 @@ class LiveSource:
         self.scaling = Scaling.from_moments(moments, buffer.scaling)
         self._train.restore({"document": torch.tensor(0), "pending": first[:0]})  # training begins at the beginning
         batch = buffer.batch_contexts * rows
-        self._ahead = ReadAhead(self._train, buffer.refresh_batches * batch) if read_ahead else None
+        self._ahead = ReadAhead(self._train, buffer.refresh_batches * batch, GROUP_ROWS) if read_ahead else None
         self._buffer = RollingBuffer(
             self._ahead or self._train, buffer.buffer_contexts * rows, buffer.refresh_batches, batch, seed
         )
@@ -170,10 +168,14 @@ class LiveSource:
 
     def heldout(self, batch_size: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Held-out rows, float32 and raw."""
-        if self._ahead is not None:
-            self._ahead.settle()  # the model does one thing at a time
+        self.close()  # the model does one thing at a time
         for rows in self._heldout.once():
             yield from rows.float().split(batch_size)
+
+    def close(self) -> None:
+        """Read no further ahead, until the next batch is asked for."""
+        if self._ahead is not None:
+            self._ahead.settle()
 
     def state(self) -> dict[str, Tensor]:
         """All that the next batches depend on, scaling and norm limit among it."""

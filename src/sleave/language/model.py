@@ -75,7 +75,6 @@ class HookedModel:
         self.name = name
         self.revision: str | None = getattr(model.config, "_commit_hash", None)
         self.bos_id: int | None = tokenizer.bos_token_id
-        self.device = device
         if layers[-1] >= self.num_layers:
             raise SleaveError(
                 f"`layers` (={list(layers)}) must be between 0 and {self.num_layers - 1}: "
@@ -84,8 +83,9 @@ class HookedModel:
         # The config stays as it is: models look up there what kind of attention each block has, by its number.
         del self._blocks[layers[-1] + 1 :]
         self._model.to(device)
+        self.device = next(self._model.parameters()).device  # with its number, which is another in another thread
         if compile:
-            check_compiler("model.compile")
+            check_compiler("model.compile", device)
             say(f"The blocks of {name} are compiled when the first batch is read, which takes up to a minute.")
             for block in self._blocks:  # one by one: hooks stay outside, and blocks share what is compiled
                 block.forward = torch.compile(block.forward, dynamic=True)  # lengths differ from batch to batch

@@ -24,7 +24,7 @@ def correlations(row_start, feature, value, row, start, order, near, partner, nu
             walked = 0
             for n in range(start[i], start[i + 1]):
                 entry = order[n]
-                x = value[entry]
+                x = np.float64(value[entry])
                 for m in range(entry + 1, row_start[row[entry] + 1]):
                     dot[feature[m]] += x * value[m]
                 walked += row_start[row[entry] + 1] - entry
@@ -81,28 +81,26 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
 
 
 @njit(cache=True)
-def _along_rows(i, weight, power, dot, slope, entries, columns, pairs, inverse, result):
-    """What feature i's partners add at each of its entries: its rows walked, whatever else fires there."""
+def _along_rows(i, weight, power, walked, dot, slope, entries, columns, pairs, inverse, result):
+    """What feature i's partners add at each of its entries: its rows walked, `walked` entries in all."""
     (row_start, feature, value, row), (start, order), (near, partner) = entries, columns, pairs
     if power == 2:
         for n in range(start[i], start[i + 1]):
             entry = order[n]
-            x = value[entry]
+            x = np.float64(value[entry])
             for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
                 dot[feature[m]] += x * value[m]
     for n in range(near[i], near[i + 1]):
         j = partner[n]
         c = 2 * dot[j] * inverse[i] * inverse[j] if power == 2 else 1.0
         slope[j] = weight[n] * c * inverse[j]
-    walked = 0
     for n in range(start[i], start[i + 1]):
         entry = order[n]
         inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
         result[entry] = _along(slope, feature[inside], value[inside])
-        walked += inside.stop - inside.start
     for n in range(near[i], near[i + 1]):
         slope[partner[n]] = 0.0
-    if walked > dot.size // 4:
+    if power == 2 and walked > dot.size // 4:
         dot[:] = 0.0
     elif power == 2:
         for n in range(start[i], start[i + 1]):
@@ -164,7 +162,7 @@ def uncentred(row_start, feature, value, row, start, order, near, partner, weigh
             if of_partners < beside:
                 _along_partners(i, weight, power, at_row, sums, entries, columns, pairs, inverse, result)
             else:
-                _along_rows(i, weight, power, dot, slope, entries, columns, pairs, inverse, result)
+                _along_rows(i, weight, power, beside, dot, slope, entries, columns, pairs, inverse, result)
             own = 0.0  # in the end the sum over j of S_ij C_ij
             for n in range(start[i], start[i + 1]):
                 result[order[n]] *= inverse[i]

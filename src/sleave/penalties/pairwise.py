@@ -9,7 +9,7 @@ Within a training step that ranks share (`sleave.base.ranks`), columns go on ove
 ranks, and each gets the gradient at its own rows, times their number, since gradients are then averaged.
 
     over pairs          |T| * N     gathers the columns of each pair; the reference
-    over coactivations  twice       walks what fires together; for sparse codes on a CPU
+    over coactivations  twice       walks what fires together; for sparse codes
     dense               d_sae^2 * N matrix products; for many pairs of dense codes
 """
 
@@ -39,10 +39,10 @@ Way = Literal["pairs", "coactivations", "dense"]
 COLUMNS = 4096  # columns of C that the dense way holds at once
 # What each way takes in seconds per pair and row, per co-activation walked, and per two features and row; and for each
 # number of dense codes made of those that fire, and of its gradient. Only their ratios count. Measured on 2 cores of a
-# CPU; of a GPU counted from what its maker states of its memory and products.
+# CPU; of a GPU counted from what its maker states of its memory and products (`benchmarks.scaling_elsewhere`).
 COST = {
     "cpu": {"pairs": 9e-9, "coactivations": 1.2e-9, "dense": 2e-11, "densify": 2e-8},
-    "cuda": {"pairs": 1.2e-11, "coactivations": 5e-11, "dense": 1.3e-13, "densify": 1e-11},
+    "cuda": {"pairs": 1.2e-11, "coactivations": 1.8e-10, "dense": 1.3e-13, "densify": 1e-11},
 }
 
 

@@ -131,7 +131,7 @@ def begin(settings: RunSettings, sample: Float[Tensor, "rows d_in"], mesh: Mesh 
         sae.keep_features(mesh.features.part(sae.d_sae))
         sae.to(device)
     if settings.training.compile:
-        check_compiler("training.compile")
+        check_compiler("training.compile", device)
     say_if_slow("training.precision", choose_dtype(settings.training.precision, device), device)
     return Stepper(sae, settings.optimizer, settings.training, penalty, settings.clip_norm, controller, mesh)
 
