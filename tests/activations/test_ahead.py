@@ -1,6 +1,7 @@
 """Reading ahead changes nothing but when it is read."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -50,6 +51,30 @@ def test_it_reads_while_others_compute():
     assert stream.reads[:2] == [5, 2]
 
 
+def test_it_stops_reading_when_nothing_more_is_wanted():
+    class Slow(Counting):
+        began, go_on = threading.Event(), threading.Event()
+
+        def read(self, n):
+            if self.reads:
+                self.began.set()
+                assert self.go_on.wait(10)
+            return super().read(n)
+
+    stream = Slow()
+    ahead = ReadAhead(stream, 60, 2)
+    ahead.read(5)
+    assert stream.began.wait(10)
+    settling = threading.Thread(target=ahead.settle)
+    settling.start()
+    while ahead._wanted:  # until it has been told
+        time.sleep(0.001)
+    stream.go_on.set()
+    settling.join(10)
+    assert stream.reads == [5, 2]  # and not 30 times 2
+    assert stream.next == 5  # where it is said to be
+
+
 def test_batches_of_a_buffer_are_the_same_and_go_on():
     one, other = (
         RollingBuffer(stream, 20, refresh_batches=2, batch_size=4, seed=1)
@@ -75,3 +100,4 @@ def test_an_error_is_raised_where_the_entries_were_wanted():
     assert len(ahead.read(5)) == 5
     with pytest.raises(ValueError, match="ended"):
         ahead.read(5)
+    assert ahead.state() == {"next": torch.tensor(5)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,33 @@ def test_reading_ahead_changes_no_batch(material, monkeypatch):
         if n == 5:  # in the middle of what it reads
             assert [x.tolist() for x in ahead.heldout(20)] == [x.tolist() for x in plain.heldout(20)]
     assert str(ahead.state()) == str(plain.state())
+
+
+@pytest.mark.parametrize(
+    ("training", "model", "ahead"),
+    [("cpu", "cpu", False), ("cuda", "cuda:0", False), ("cuda", "cpu", True), ("cuda:0", "cuda:1", True)],
+)
+def test_it_reads_ahead_where_devices_differ(material, monkeypatch, training, model, ahead):
+    source, given = make_source(make_recipe(material)), {}
+    monkeypatch.setattr(jobs.training, "choose_device", torch.device)  # they need not be here
+    monkeypatch.setattr(live, "LiveSource", lambda *_, **kwargs: given.update(kwargs) or source)
+    devices = {"training": {"device": training}, "model": {**material["model"], "device": model}}
+    jobs.open_source(make_recipe(material, **devices))
+    assert given == {"read_ahead": ahead}
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_what_is_read_ahead_ends_with_the_run(material, tmp_path, monkeypatch, failing):
+    def fail(*_):
+        raise SleaveError("no")
+
+    closed = []
+    monkeypatch.setattr(LiveSource, "close", lambda self: closed.append(1))
+    if failing:
+        monkeypatch.setattr(jobs.training, "train_run", fail)
+    with pytest.raises(SleaveError, match="no") if failing else nullcontext():
+        jobs.train(make_recipe(material, training={"steps": 2}), tmp_path / "run")
+    assert closed
 
 
 # Training

@@ -36,8 +36,8 @@ class ReadAhead:
     def read(self, n: int) -> Tensor:
         """The next n entries; what went wrong while they were read ahead is raised here."""
         if self._coming is not None and n == self._ahead:
-            coming, self._coming = self._coming, None
-            entries = coming.result()
+            entries = self._coming.result()
+            self._coming = None
         else:
             self.settle()
             entries = self._stream.read(n)

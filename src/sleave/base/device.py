@@ -50,16 +50,18 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def check_compiler(setting: str, device: torch.device) -> None:
-    """Refuse to compile for a CPU where there is no C++ compiler, which torch.compile calls.
+    """Refuse to compile where there is no compiler for torch.compile to call: of C++ for a CPU, of C for a GPU.
 
     Raises:
         SleaveError: there is none.
     """
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
-    if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
+    on_cpu = device.type == "cpu"
+    variable, names = ("CXX", ("g++", "clang++", "c++", "cl")) if on_cpu else ("CC", ("gcc", "clang", "cc", "cl"))
+    if not any(shutil.which(name) for name in (os.environ.get(variable, ""), *names)):
         raise SleaveError(
-            f"`{setting}` (= true) needs a C++ compiler, and none was found: not $CXX, g++, clang++, c++, nor cl. "
-            "Install one (on Debian `apt install g++`), or leave the setting out."
+            f"`{setting}` (= true) needs a {'C++' if on_cpu else 'C'} compiler, and none was found: not ${variable}, "
+            f"{', '.join(names[:-1])}, nor {names[-1]}. Install one (on Debian `apt install {names[0]}`), or leave the "
+            "setting out."
         )
 
 

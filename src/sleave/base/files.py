@@ -45,7 +45,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(mode)  # who wrote it may have put another file in its place, as safetensors does
+            if stat.S_IMODE(temporary.stat().st_mode) != mode:  # safetensors puts a file of its own in its place
+                temporary.chmod(mode)
             temporary.replace(path)
     finally:
         if temporary is not None:

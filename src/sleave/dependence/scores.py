@@ -257,7 +257,10 @@ def check_memory(needed: float, what: str, advice: str, device: torch.device | N
         NotEnoughMemory: it would not.
     """
     on_gpu = device is not None and device.type == "cuda"
-    free = float(torch.cuda.mem_get_info(device)[0]) if on_gpu else free_memory()
+    free = float(free_memory())
+    if on_gpu:  # what torch keeps for later is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = float(torch.cuda.mem_get_info(device)[0] + kept)
     if needed > free:
         size, rest = needed / 1e9, free / 1e9
         raise NotEnoughMemory(f"{what} needs about {size:.2g} GB of memory, and {rest:.2g} GB are free. {advice}")

@@ -79,7 +79,8 @@ def open_source(recipe: Recipe) -> ActivationSource:
         with joined() as mesh:
             everyone = mesh.everyone
             # On one device the two would only take turns, and torch cannot compile one while the other runs compiled.
-            apart = choose_device(recipe.training.device) != choose_device(recipe.model.device)
+            one, other = (choose_device(name) for name in (recipe.training.device, recipe.model.device))
+            apart = (one.type, one.index or 0) != (other.type, other.index or 0)
             apart &= not (recipe.training.compile and recipe.model.compile)
             return LiveSource(
                 recipe.model,

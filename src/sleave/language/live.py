@@ -69,6 +69,7 @@ class LiveRows:
                 else:
                     self._go_to(0)  # the text begins again
         joined = torch.cat([p for p in parts if len(p)])  # an empty part may have another dtype
+        parts.clear()
         self._pending = joined[n:].clone()  # of its own, so that the rest of `joined` is let go
         return joined[:n].clone()
 
