@@ -13,6 +13,20 @@ from sleave.activations.ahead import ReadAhead
 from sleave.activations.buffer import RollingBuffer
 
 
+class Slow(Counting):
+    """Says when it begins to read after the first time, and then waits to be let go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def read(self, n):
+        if self.reads:
+            self.began.set()
+            assert self.go_on.wait(10)
+        return super().read(n)
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from([2, 3, "state", "restore", "settle"]), max_size=30))
 def test_as_if_nothing_were_read_ahead(steps):
@@ -32,15 +46,6 @@ def test_as_if_nothing_were_read_ahead(steps):
 
 
 def test_it_reads_while_others_compute():
-    class Slow(Counting):
-        began, go_on = threading.Event(), threading.Event()
-
-        def read(self, n):
-            if self.reads:
-                self.began.set()
-                assert self.go_on.wait(10)
-            return super().read(n)
-
     stream = Slow()
     ahead = ReadAhead(stream, 2, 9)
     ahead.read(5)
@@ -52,15 +57,6 @@ def test_it_reads_while_others_compute():
 
 
 def test_it_stops_reading_when_nothing_more_is_wanted():
-    class Slow(Counting):
-        began, go_on = threading.Event(), threading.Event()
-
-        def read(self, n):
-            if self.reads:
-                self.began.set()
-                assert self.go_on.wait(10)
-            return super().read(n)
-
     stream = Slow()
     ahead = ReadAhead(stream, 60, 2)
     ahead.read(5)
