@@ -5,9 +5,12 @@
 A constraint that chooses its pairs every R steps costs a step with a choice once and R - 1 steps without. Each is
 trained twice, choosing in every step and never after the first, and the cost is made of both: (R - 1) / R of the one
 and 1 / R of the other. (A window of earlier batches is pooled in each choice; that batches are kept for it, in the
-last steps before one, is left out: about a millisecond each.) Ratios are taken round by round, to a step without
-constraint in the same round. The floor is that of `benchmarks.training_step`. Rows are those of that benchmark; the
-autoencoders begin from data, at a learning rate that leaves how many features fire as it is.
+last steps before one, is left out: about a millisecond each.) Ratios are taken round by round, to a
+step without constraint in the same round. Steps differ by a tenth from one to the next, more than most constraints
+take; so the time within the penalty is given too (choice, value, and the gradient, which is computed with the value),
+and its share of the median step without it: it leaves out only what a penalty costs the rest of the step, such as
+caches. The floor is that of `benchmarks.training_step`. Rows are those of that benchmark; the autoencoders begin from
+data, at a learning rate that leaves how many features fire as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -79,14 +82,16 @@ def parser() -> argparse.ArgumentParser:
 def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
     """Every constraint's steps, and the floor."""
     rows = batches(case)
-    steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(case, rows, None)}
-    for name, (make, _) in CONSTRAINTS.items():
-        steps[f"{name}, never"] = _step(case, rows, make(NEVER))
-        steps[f"{name}, always"] = _step(case, rows, make(1))
+    penalties = {f"{name}, never": make(NEVER) for name, (make, _) in CONSTRAINTS.items()}
+    penalties |= {f"{name}, always": make(1) for name, (make, _) in CONSTRAINTS.items()}
     if case.d_sae <= 4096:
-        steps["full"] = _step(case, rows, FullOrthogonality())
+        penalties["full"] = FullOrthogonality()
+    timed = {name: _Timed(penalty) for name, penalty in penalties.items()}
+    steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(case, rows, None)}
+    steps |= {name: _step(case, rows, penalty) for name, penalty in timed.items()}
     steps["floor"] = floor(case, begin(run_settings(case, "random"), rows[0]))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
+    within: dict[str, list[float]] = {name: [] for name in timed}
     fired = 0.0
     order, shuffled = list(steps), random.Random(0)
     for n in range(WARM + rounds):
@@ -95,13 +100,12 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
             result = steps[name](rows[n % len(rows)])
             if n >= WARM:
                 seconds[name].append(time.perf_counter() - began)
+                if name in timed:
+                    within[name].append(timed[name].seconds)
             fired = result.l0 if name == "none" else fired
         shuffled.shuffle(order)  # what comes before one has used up the caches
-    for name, (_, intervals) in CONSTRAINTS.items():
-        never, always = seconds.pop(f"{name}, never"), seconds.pop(f"{name}, always")
-        for interval in intervals:
-            taken = [(a + (interval - 1) * b) / interval for a, b in zip(always, never, strict=True)]
-            seconds[f"{name}, every {interval}"] = taken
+    _spread_choices(seconds)
+    _spread_choices(within)
     where = {name: getattr(case, name) for name in ("architecture", "precision", "batch", "d_in", "d_sae")} | {
         "l0": round(fired, 1)
     }
@@ -111,25 +115,58 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
         result = {"what": name, "case": where, "median_s": round(statistics.median(taken), 5)}
         result["ratio_to_none"] = round(statistics.median(ratios), 3)
         result["middle_half"] = [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)]
+        if name in within:
+            result["within_s"] = round(statistics.median(within[name]), 5)
+            result["share_within"] = round(statistics.median(within[name]) / statistics.median(seconds["none"]), 3)
         results.append(result)
     return results
 
 
-def _step(case: Case, rows: list[Tensor], penalty: Penalty | None) -> Callable[[Tensor], Any]:
+def _spread_choices(seconds: dict[str, list[float]]) -> None:
+    """In place of steps with and without a choice, those of a constraint that chooses every so many."""
+    for name, (_, intervals) in CONSTRAINTS.items():
+        never, always = seconds.pop(f"{name}, never"), seconds.pop(f"{name}, always")
+        for interval in intervals:
+            taken = [(a + (interval - 1) * b) / interval for a, b in zip(always, never, strict=True)]
+            seconds[f"{name}, every {interval}"] = taken
+
+
+class _Timed:
+    """A penalty that remembers how long its last call took."""
+
+    def __init__(self, penalty: Penalty) -> None:
+        self.penalty = penalty
+        self.seconds = 0.0
+
+    def __call__(self, *given: Any) -> Tensor:
+        began = time.perf_counter()
+        result = self.penalty(*given)
+        self.seconds = time.perf_counter() - began
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.penalty, name)
+
+
+def _step(case: Case, rows: list[Tensor], penalty: _Timed | None) -> Callable[[Tensor], Any]:
     stepper: Stepper = begin(run_settings(case, "data"), rows[0])
     with torch.no_grad():
         stepper.sae.b_enc += ADDED[case.architecture]
-    stepper.penalty = penalty
+    stepper.penalty = cast(Penalty, penalty)
     return lambda x: stepper.step(x, lr=1e-6, sparsity_weight=L1)
 
 
 def _table(results: list[dict[str, Any]]) -> list[str]:
-    lines = ["architecture precision  batch  d_in  d_sae     L0  constraint                  ms  of none's"]
+    heading = "architecture precision  batch  d_in  d_sae     L0  constraint                  ms  of none's"
+    lines = [f"{heading}            within the penalty"]
     for r in results:
         c, (low, high) = r["case"], r["middle_half"]
         line = f"{c['architecture']:12s} {c['precision']:9s} {c['batch']:6d} {c['d_in']:5d} {c['d_sae']:6d}"
         line += f" {c['l0']:6.1f}  {r['what']:22s} {1000 * r['median_s']:8.1f}"
-        lines.append(f"{line}  {r['ratio_to_none']:.2f}x ({low:.2f} to {high:.2f})")
+        line += f"  {r['ratio_to_none']:.2f}x ({low:.2f} to {high:.2f})"
+        if "within_s" in r:
+            line += f"  {1000 * r['within_s']:6.1f} ms, {100 * r['share_within']:.1f}%"
+        lines.append(line)
     return lines
 
 

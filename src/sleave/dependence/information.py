@@ -24,7 +24,7 @@ from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
 from sleave.dependence.atoms import Atoms, num_bins, phi
 from sleave.dependence.coactivation import WALK, entries_together, listed, slots, summed
-from sleave.dependence.pairs import num_pairs
+from sleave.dependence.pairs import argsort_unique, num_pairs
 from sleave.dependence.scores import PairScores, check_memory
 
 Baseline = Literal["permutation", "shift", "none"]
@@ -147,7 +147,8 @@ def reference_counts(atoms: Atoms, shift: int, own: Tensor) -> tuple[Tensor, ...
             row, column = ((together > 0) & (i[:, None] < j)).nonzero(as_tuple=True)
             parts.append((i[row], j[column], together[row, column], total[row, column]))
     i, j, together, total = (torch.cat(p) for p in zip(*parts, strict=True))
-    return i, j, together, total
+    order = argsort_unique((i << 32) + j)
+    return i[order], j[order], together[order], total[order]
 
 
 def reference_walk(atoms: Atoms, own: Tensor) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ class Pairs:
         """Pairs that come in any order, each once."""
         if _in_order(i, j):  # as most come
             return cls(i, j, score)
-        order = _argsort_of_runs((i << 32) + j)
+        order = argsort_unique((i << 32) + j, in_runs=True)
         return cls(i[order], j[order], score[order])
 
     def __len__(self) -> int:
@@ -150,10 +150,15 @@ def reference_both_ways(i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Ten
 
 def largest(x: Float[Tensor, " n"], count: int) -> float:
     """The count-th largest of some numbers."""
-    if not on_cpu(x):
-        return float(torch.topk(x, count, sorted=False).values.min())
-    rank = x.numel() - count
-    return float(np.partition(x.numpy(), rank)[rank])  # several times faster here
+    return at_ranks(x, [x.numel() - count])[0]
+
+
+def at_ranks(x: Float[Tensor, " n"], ranks: list[int]) -> list[float]:
+    """The numbers that would be at these places, from 0, if all were sorted."""
+    if on_cpu(x):
+        found: list[float] = np.partition(x.numpy(), ranks)[ranks].tolist() if ranks else []  # several times faster
+        return found
+    return [float(torch.kthvalue(x, rank + 1).values) for rank in ranks]
 
 
 def num_pairs(d_sae: int) -> int:
@@ -201,11 +206,13 @@ def chunks(count: int, width: int, budget: int = 1 << 18) -> list[slice]:
     return [slice(s, min(s + size, count)) for s in range(0, count, size)] if count else []
 
 
-def _argsort_of_runs(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The order of numbers of which a few runs are in order already: a stable sort merges them."""
-    return torch.from_numpy(np.argsort(key.numpy(), kind="stable")) if on_cpu(key) else torch.argsort(key)
+def argsort_unique(key: Int[Tensor, " n"], in_runs: bool = False) -> Int[Tensor, " n"]:
+    """The order of numbers that all differ; by numpy on a CPU, several times faster where it has the instructions.
 
-
-def argsort_unique(key: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The order of numbers that all differ; by numpy on a CPU, several times faster where it has the instructions."""
-    return torch.from_numpy(np.argsort(key.numpy())) if on_cpu(key) else torch.argsort(key)
+    Args:
+        key: the numbers.
+        in_runs: whether they are a few runs that are in order already, which a stable sort merges.
+    """
+    if not on_cpu(key):
+        return torch.argsort(key)
+    return torch.from_numpy(np.argsort(key.numpy(), kind="stable" if in_runs else None))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,9 +15,8 @@ from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.codes.compiled import compiled, on_cpu
 from sleave.dependence import kernels
-from sleave.dependence.pairs import Pairs, num_pairs
+from sleave.dependence.pairs import Pairs, at_ranks, num_pairs
 
-FEW = 4  # unlisted values up to which ranks are found without sorting all that is listed
 MOST_LISTED = 100_000_000  # pairs; a list of more is 2.4 GB and of no use to anyone
 
 
@@ -30,7 +29,7 @@ class PairScores:
 
     Attributes:
         d_sae: how many features there are.
-        i, j: the pairs that are listed, i < j, each once.
+        i, j: the pairs that are listed, i < j, each once, in the order of (i, j).
         score: theirs.
         together: on how many rows both features of a listed pair fire.
         group: the group of each feature.
@@ -81,17 +80,17 @@ class PairScores:
             raise SleaveError(f"`q` (= {q}) must be in (0, 1): 0.9 for the 90th percentile.")
         place = q * (self.num_pairs - 1)
         low = int(place)
-        below, above = self._ranked(low), self._ranked(min(low + 1, self.num_pairs - 1))
+        below, above = self._ranked(low, min(low + 1, self.num_pairs - 1))
         return below + (place - low) * (above - below)
 
     def peak(self) -> float:
         """The largest score."""
-        return self._ranked(self.num_pairs - 1)
+        return self._ranked(self.num_pairs - 1)[0]
 
     def share_above(self, threshold: float) -> float:
         """The share of all P pairs with a score above a threshold."""
         value, count = self._unlisted
-        return (int((self.score > threshold).sum()) + int(count[value > threshold].sum())) / self.num_pairs
+        return (int(torch.count_nonzero(self.score > threshold)) + int(count[value > threshold].sum())) / self.num_pairs
 
     def top(self, fraction: float, *, min_coactivations: int = 0) -> Pairs:
         """The pairs above the (1 - fraction) quantile: at most that share of all P, fewer at a tie.
@@ -115,18 +114,19 @@ class PairScores:
             chosen &= self.together >= min_coactivations
         chosen = chosen.nonzero().flatten()
         i, j, score = self.i[chosen], self.j[chosen], self.score[chosen]
-        if min_coactivations <= 0:
-            value, count = self._unlisted
-            more = int(count[value > threshold].sum())
-            if more + len(i) > MOST_LISTED:
-                raise SleaveError(
-                    f"{more + len(i):,} pairs lie above {threshold:.3g}, {more:,} of which never fire together; at "
-                    f"most {MOST_LISTED:,} can be listed. Ask for a smaller fraction, or give min_coactivations=1."
-                )
-            if more:
-                other_i, other_j = self._unlisted_above(threshold)
-                i, j = torch.cat([i, other_i]), torch.cat([j, other_j])
-                score = torch.cat([score, self.apart[self.group[other_i], self.group[other_j]]])
+        if min_coactivations > 0:
+            return Pairs(i, j, score)  # in order, as all that is listed
+        value, count = self._unlisted
+        more = int(count[value > threshold].sum())
+        if more + len(i) > MOST_LISTED:
+            raise SleaveError(
+                f"{more + len(i):,} pairs lie above {threshold:.3g}, {more:,} of which never fire together; at "
+                f"most {MOST_LISTED:,} can be listed. Ask for a smaller fraction, or give min_coactivations=1."
+            )
+        if more:
+            other_i, other_j = self._unlisted_above(threshold)
+            i, j = torch.cat([i, other_i]), torch.cat([j, other_j])
+            score = torch.cat([score, self.apart[self.group[other_i], self.group[other_j]]])
         return Pairs.of(i, j, score)
 
     def attracted(self, fired: Int[Tensor, " d_sae"], rows: int) -> PairScores:
@@ -177,51 +177,30 @@ class PairScores:
         size = torch.bincount(self.group, minlength=groups)
         a, b = torch.triu_indices(groups, groups, device=size.device)
         count = torch.where(a == b, size[a] * (size[a] - 1) // 2, size[a] * size[b])
-        first, second = self.group[self.i], self.group[self.j]
-        place = torch.minimum(first, second) * groups + torch.maximum(first, second)
-        count -= torch.bincount(place, minlength=groups * groups)[a * groups + b]
+        place = self.group[self.i] * groups + self.group[self.j]
+        listed = torch.bincount(place, minlength=groups * groups).view(groups, groups)
+        count -= (listed + listed.tril(-1).t())[a, b]
         some = count > 0
         value, order = self.apart[a[some], b[some]].sort()
         return value, count[some][order]
 
-    @cached_property
-    def _ascending(self) -> Tensor:
-        if on_cpu(self.score):  # numpy sorts several times faster here
-            return torch.from_numpy(np.sort(self.score.numpy()))
-        return self.score.sort().values
-
-    @cached_property
-    def _listed_around(self) -> tuple[Tensor, Tensor]:
-        """How many listed scores are below each unlisted value, and how many are not above it."""
-        value, _ = self._unlisted
-        if len(value) > FEW:
-            ordered = self._ascending
-            return torch.searchsorted(ordered, value), torch.searchsorted(ordered, value, right=True)
-        below = [(self.score < v).sum() for v in value]
-        upto = [(self.score <= v).sum() for v in value]
-        return torch.tensor(below, dtype=torch.int64), torch.tensor(upto, dtype=torch.int64)
-
-    def _listed_at(self, rank: int) -> float:
-        """The listed score of that rank among those that are listed."""
-        if "_ascending" in self.__dict__ or not on_cpu(self.score):
-            return float(self._ascending[rank])
-        found = self.__dict__.setdefault("_found", {})
-        if rank not in found:  # a quantile asks for two neighbours
-            ranks = [rank, min(rank + 1, len(self.score) - 1)]
-            found.update(zip(ranks, np.partition(self.score.numpy(), ranks)[ranks].tolist(), strict=True))
-        return float(found[rank])
-
-    def _ranked(self, rank: int) -> float:
-        """The score of that rank among all P, from 0."""
+    def _ranked(self, *ranks: int) -> list[float]:
+        """The scores of some ranks among all P, from 0; by counting and selecting, without sorting what is listed."""
         value, count = self._unlisted
-        below, not_above = self._listed_around
-        # Places of each unlisted value: from the first that is its own, to the first that is a larger score's.
-        upto = count.cumsum(0)
-        k = int(torch.searchsorted(upto + not_above.to(upto), rank, right=True))  # the first that may hold it
-        before = int(upto[k - 1]) if k else 0
-        if k < len(value) and rank >= before + int(below[k]):
-            return float(value[k])
-        return self._listed_at(rank - before)
+        upto = count.cumsum(0).tolist()
+        below = cache(lambda k: int(torch.count_nonzero(self.score < value[k])))
+        not_above = cache(lambda k: int(torch.count_nonzero(self.score <= value[k])))
+        found, listed = {}, {}
+        for rank in ranks:
+            # The first unlisted value that, with all listed ones up to it, reaches beyond the rank.
+            k = bisect_right(range(len(value)), rank, key=lambda k: upto[k] + not_above(k))
+            before = upto[k - 1] if k else 0
+            if k < len(value) and rank >= before + below(k):
+                found[rank] = float(value[k])
+            else:
+                listed[rank] = rank - before
+        found |= dict(zip(listed, at_ranks(self.score, list(listed.values())), strict=True))
+        return [found[rank] for rank in ranks]
 
     def _unlisted_above(self, threshold: float) -> tuple[Tensor, Tensor]:
         high = self.apart > threshold
@@ -234,11 +213,9 @@ def unlisted(
     """The pairs that are wanted and not listed.
 
     Args:
-        i, j: the listed pairs, i < j.
+        i, j: the listed pairs, i < j, in the order of (i, j).
         wanted: for some features, a (features, d_sae) mask of the partners that are wanted.
     """
-    order = torch.argsort(i, stable=True)
-    i, j = i[order], j[order]
     found = []
     rows = max(1, (1 << 26) // d_sae)
     for start in range(0, d_sae, rows):

@@ -73,25 +73,23 @@ def training_cost(recipe: Recipe, d_in: int) -> TrainingCost:
 
 
 def step_flops(recipe: Recipe, size: Sizes) -> float:
-    """Operations of a step: see `product_flops` and `entry_flops`."""
-    return product_flops(recipe, size) + entry_flops(recipe, size)
+    """Operations of a step: see `product_flops`, `square_flops` and `entry_flops`."""
+    return product_flops(recipe, size) + square_flops(recipe, size) + entry_flops(recipe, size)
 
 
 def product_flops(recipe: Recipe, size: Sizes) -> float:
-    """Operations of a step's dense matrix products.
+    """Operations of a step's dense products with the weights.
 
     Five of batch x d_in x d_sae: the encoder, the decoder, and the gradients of both weights and of the codes. Where
     only what fires is kept, the first alone; where a fused step takes whichever is less, one and a half: five when
     training begins, one soon after. Codes computed again are one or two more; an auxiliary reconstruction
-    (of `gated`) is two more. Selective choice of pairs multiplies half the matrix of correlations, full orthogonality
-    the whole of it, and once more for its gradient.
+    (of `gated`) is two more.
     """
     one = 2.0 * size.batch * size.d_in * size.d_sae
     products = 1.0 if size.sparse else 1.5 if fused(recipe) else 5.0 + 2.0 * (recipe.autoencoder.kind == "gated")
     if recipe.training.gradient_checkpointing:
         products += 1.0 if size.sparse else 2.0
-    square = 2.0 * size.batch * size.d_sae**2
-    return one * products + square * _squares(recipe, size) + _between_directions(recipe, size)
+    return one * products + _between_directions(recipe, size)
 
 
 def _between_directions(recipe: Recipe, size: Sizes) -> float:
@@ -101,17 +99,22 @@ def _between_directions(recipe: Recipe, size: Sizes) -> float:
     return 2.0 * size.d_sae * min(recipe.constraint.chunk, size.d_sae) * size.d_in
 
 
-def _squares(recipe: Recipe, size: Sizes) -> float:
-    """How many products of batch x d_sae x d_sae the constraint takes in a step, on average."""
+def square_flops(recipe: Recipe, size: Sizes) -> float:
+    """Operations of the products of all columns of the codes that a constraint takes in a step, on average.
+
+    Selective choice of pairs multiplies half the matrix of correlations, full orthogonality the whole of it, and once
+    more for its gradient; less where co-activations are few, and are walked.
+    """
     constraint = recipe.constraint
+    square = 2.0 * size.batch * size.d_sae**2
     if size.sparse:
         return 0.0
     if constraint.kind == "full":
-        return 2.0
+        return 2.0 * square
     if constraint.kind in ("selective", "gradient"):
         choices = 1 / constraint.refresh if constraint.refresh else 1 / recipe.training.steps
         of_gradients = size.d_in / size.d_sae if constraint.kind == "gradient" else 0.0
-        return (0.5 + of_gradients) * choices * (1 + constraint.compare)
+        return (0.5 + of_gradients) * square * choices * (1 + constraint.compare)
     return 0.0
 
 
@@ -130,9 +133,12 @@ def fused(recipe: Recipe) -> bool:
     return training.fused and not (plain or other or on_gpu or training.shards > 1)
 
 
-def firing(size: Sizes) -> float:
+def firing(recipe: Recipe, size: Sizes) -> float:
     """How many features fire on a row over a training: half way between its beginning and where it mostly ends."""
-    return size.firing if size.sparse else (size.firing + FIRING * size.d_sae) / 2
+    if size.sparse:
+        return size.firing
+    ends = FIRING * size.d_sae
+    return ends if fused(recipe) else (size.firing + ends) / 2  # a fused step that lasts is one where few fire
 
 
 def _drawn(recipe: Recipe) -> int:
@@ -151,5 +157,5 @@ def _run_disk(recipe: Recipe, size: Sizes) -> int:
         buffer = 8 * min(_buffer_rows(recipe), recipe.harvest.max_tokens)
     window = getattr(recipe.constraint, "window", 1)
     pairs = 2 * 20 * min(getattr(recipe.constraint, "top", 0.0) * size.pairs, size.together(window))
-    remembered = REMEMBERED * size.batch * firing(size) * (window if window > 1 else 0)
+    remembered = REMEMBERED * size.batch * firing(recipe, size) * (window if window > 1 else 0)
     return round((1 + 3) * FLOAT * size.parameters + buffer + pairs + remembered) + LOGGED * recipe.training.steps

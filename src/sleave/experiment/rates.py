@@ -8,16 +8,17 @@ process (benchmarks/constraint_cost.txt and tests/experiment/test_plan.py have s
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
 
 from sleave.base.device import choose_device
-from sleave.experiment.cost import entry_flops, firing, flops_per_token, fused, product_flops
+from sleave.experiment.cost import entry_flops, firing, flops_per_token, fused, product_flops, square_flops
 from sleave.experiment.needs import Sizes, model_dtype, training_dtype
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
@@ -33,10 +34,13 @@ CHOICE_PASSES = 0.5
 PENALTY_PASSES = 0.2
 ADAM_PASSES = 0.2  # over the weights
 # Seconds on one core or two, of what walks lists.
-COACTIVATION = 1.2e-8  # for each time two features fire together, of a choice
-KDE_COACTIVATION = 4e-7  # of a choice by kernel density estimates
-WALKED = 2.5e-9  # the same, of a penalty
-CHOSEN = 6e-8  # for each chosen pair, of a penalty
+COUNTED = 4e-9  # for each time two features fire together, of a choice by mutual information
+KDE_COACTIVATION = 4e-7  # the same by kernel density estimates
+SCORED = 1e-8  # the same by cosines
+LISTED = 1e-7  # for each pair that fires together at all, where those are listed
+PICKED = 2e-7  # for each pair that is chosen
+WALKED = 7e-9  # for each time two features fire together, of a penalty
+CHOSEN = 3e-9  # for each chosen pair, of a penalty
 DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
 ENTRY_RATE = 7e10  # operations a second on rows of the weights, for each code that fires
 HARVEST = 0.65  # share of a product's rate that a language model reaches
@@ -128,18 +132,31 @@ def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
 
 
 def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
-    """What a constraint takes in a step beside its products."""
+    """What a constraint takes in a step."""
     constraint = recipe.constraint
-    one_pass = 0.0 if size.sparse else size.batch * size.d_sae / rates.codes
-    coactivations = size.batch * firing(size) ** 2 / 2
-    if constraint.kind == "none" or constraint.kind == "decoder":  # the latter is all products
+    if constraint.kind == "none" or constraint.kind == "decoder":  # the latter is all products with the weights
         return 0.0
+    one_pass = 0.0 if size.sparse else size.batch * size.d_sae / rates.codes
+    squares = math.inf if size.sparse else square_flops(recipe, size) / rates.flops
+    fire = firing(recipe, size)
+    coactivations = size.batch * fire**2 / 2
     if constraint.kind == "full":
-        return FULL_PASSES * one_pass + WALKED * coactivations * size.sparse
-    top = min(constraint.top * size.pairs, size.together(constraint.window))
-    penalty = PENALTY_PASSES * one_pass + WALKED * coactivations + CHOSEN * top
-    choices = (1 + constraint.compare) * constraint.window / (constraint.refresh or recipe.training.steps)
-    if constraint.kind in ("selective", "gradient") and not size.sparse:
-        return penalty + choices * CHOICE_PASSES * one_pass
+        products = FULL_PASSES * one_pass + squares
+        if not size.sparse and not fused(recipe):
+            return products
+        together = replace(size, firing=fire).together()
+        return min(products, (COUNTED + WALKED) * coactivations + (LISTED + CHOSEN) * together)
+    together = replace(size, firing=fire).together(constraint.window)
+    top = min(constraint.top * size.pairs, together)
+    entries = size.batch * fire / size.d_sae  # of a feature: a penalty goes through its partners', if that is less
+    penalty = PENALTY_PASSES * one_pass + WALKED * min(coactivations, 2 * top * entries) + CHOSEN * top
+    choices = (1 + constraint.compare) / (constraint.refresh or recipe.training.steps)
+    seen = constraint.window * coactivations
+    if constraint.kind == "gradient" and not size.sparse:
+        return penalty + choices * CHOICE_PASSES * one_pass + squares
+    if constraint.kind in ("selective", "gradient"):
+        walked = choices * (SCORED * seen + PICKED * constraint.top * size.pairs)
+        return penalty + min(choices * CHOICE_PASSES * one_pass + squares, walked)
     by_kde = getattr(constraint, "estimator", "kde" if constraint.kind == "information" else "atoms") == "kde"
-    return penalty + choices * (KDE_COACTIVATION if by_kde else COACTIVATION) * coactivations
+    counted = KDE_COACTIVATION if by_kde else COUNTED
+    return penalty + choices * (counted * seen + LISTED * together + PICKED * top)
