@@ -86,7 +86,7 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
     penalties |= {f"{name}, always": make(1) for name, (make, _) in CONSTRAINTS.items()}
     if case.d_sae <= 4096:
         penalties["full"] = FullOrthogonality()
-    timed = {name: _Timed(penalty) for name, penalty in penalties.items()}
+    timed = {name: Timed(penalty) for name, penalty in penalties.items()}
     steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(case, rows, None)}
     steps |= {name: _step(case, rows, penalty) for name, penalty in timed.items()}
     steps["floor"] = floor(case, begin(run_settings(case, "random"), rows[0]))
@@ -131,7 +131,7 @@ def _spread_choices(seconds: dict[str, list[float]]) -> None:
             seconds[f"{name}, every {interval}"] = taken
 
 
-class _Timed:
+class Timed:
     """A penalty that remembers how long its last call took."""
 
     def __init__(self, penalty: Penalty) -> None:
@@ -148,7 +148,7 @@ class _Timed:
         return getattr(self.penalty, name)
 
 
-def _step(case: Case, rows: list[Tensor], penalty: _Timed | None) -> Callable[[Tensor], Any]:
+def _step(case: Case, rows: list[Tensor], penalty: Timed | None) -> Callable[[Tensor], Any]:
     stepper: Stepper = begin(run_settings(case, "data"), rows[0])
     with torch.no_grad():
         stepper.sae.b_enc += ADDED[case.architecture]

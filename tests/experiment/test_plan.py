@@ -30,7 +30,7 @@ from sleave.recipe import Recipe, load_recipe, merged, recipe_from
 
 ROOT = Path(__file__).parents[2]
 SHAPE = ModelShape(d_in=10, num_layers=4, block_parameters=100, vocabulary=50)
-RATES = Rates(flops=1e6, codes=1e5)
+RATES = Rates(flops=1e6, codes=1e5, entries=1e6)
 VALUES: dict[str, Any] = {
     "model": {"name": "nobody", "layers": [1]},
     "corpus": [{"kind": "packaged", "name": "ag_news"}],
@@ -147,13 +147,13 @@ def test_a_machine_twice_as_fast():
     for changes in ({}, {"constraint": {"kind": "full"}}):
         recipe = make(**changes)
         slow = seconds_per_step(recipe, 10, RATES)
-        assert seconds_per_step(recipe, 10, Rates(2e6, 2e5)) == pytest.approx(slow / 2)
+        assert seconds_per_step(recipe, 10, Rates(2e6, 2e5, 2e6)) == pytest.approx(slow / 2)
 
 
 def test_the_plan_of_the_real_thing():
     path = ROOT / "experiments" / "papers" / "selective_orthogonality.toml"
     experiment = load_experiment(path)
-    found = plan(cells(experiment, path.parent), experiment.model_shape, Rates(1e13, 1e10))
+    found = plan(cells(experiment, path.parent), experiment.model_shape, Rates(1e13, 1e10, 1e11))
     (harvest,) = found.harvests
     assert harvest.layers == (5, 12, 19)
     assert harvest.disk == pytest.approx(4_096_000 / 0.95 * (3 * 2304 * 2 + 12), rel=1e-6)
@@ -165,6 +165,7 @@ def test_rates_are_those_of_this_machine(one_thread):
     rates = calibrate(make(training={"precision": "float32"}), 10)
     assert 1e7 < rates.flops < 1e15
     assert 1e6 < rates.codes < 1e13
+    assert 1e6 < rates.entries < 1e13
 
 
 # Shapes

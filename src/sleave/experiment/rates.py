@@ -1,9 +1,10 @@
 """How fast this machine is, and how long a step takes on it: an estimate, meant to be within a factor of 1.5.
 
-A step is its matrix products at the rate that they reach in the shape at hand, and passes over the batch's codes at
-the rate at which they go through a ReLU and back again: in its shape, since that is mostly a question of how fast the
-system hands out new memory. How many passes each thing takes was fitted once to measured steps, interleaved in one
-process (benchmarks/constraint_cost.txt and tests/experiment/test_plan.py have some).
+A step is its matrix products at the rate that they reach in the shape at hand; what fires alone, at the rate at which
+rows of the weights are added up; and passes over the batch's codes at the rate at which they go through a ReLU and back
+again: in its shape, since that is mostly a question of how fast the system hands out new memory. How many passes each
+thing takes, and how long what walks lists, was fitted to measured steps (benchmarks/constraint_cost_avx2.txt,
+pair_selection.txt, scaling.txt; tests/experiment/test_plan.py has some).
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from functools import cache
 import torch
 
 from sleave.base.device import choose_device
+from sleave.codes.codes import Codes
+from sleave.codes.products import row_sums
 from sleave.experiment.cost import entry_flops, firing, flops_per_token, fused, product_flops, square_flops
 from sleave.experiment.needs import Sizes, model_dtype, training_dtype
 from sleave.language.settings import ModelShape
 from sleave.recipe import Recipe
 
-SECONDS = 0.7  # for each of the two figures
+SECONDS = 0.7  # for each of the three figures
 MOST = 1 << 24  # numbers in the matrix that a pass is timed on
+FIRE = 32  # features on a row, where rows of the weights are added up
 
 # Passes over (batch, d_sae) codes that a step takes beside its products.
 PASSES = {"relu": 2.0, "jumprelu": 4.8, "gated": 6.0}
@@ -42,7 +46,6 @@ PICKED = 2e-7  # for each pair that is chosen
 WALKED = 7e-9  # for each time two features fire together, of a penalty
 CHOSEN = 3e-9  # for each chosen pair, of a penalty
 DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
-ENTRY_RATE = 7e10  # operations a second on rows of the weights, for each code that fires
 HARVEST = 0.65  # share of a product's rate that a language model reaches
 
 
@@ -53,14 +56,16 @@ class Rates:
     Attributes:
         flops: operations of a matrix product in the training's precision and shape.
         codes: that go through a ReLU and, as its gradient, back, all in new memory.
+        entries: operations on rows of the weights that are added up, times the codes that fire.
     """
 
     flops: float
     codes: float
+    entries: float
 
 
 def calibrate(recipe: Recipe, d_in: int) -> Rates:
-    """Measure for about two seconds, each rate as the median of several; each shape once a process.
+    """Measure for a few seconds, each rate as the median of several; each shape once a process.
 
     Raises:
         SleaveError: there is no such device here.
@@ -96,7 +101,20 @@ def _calibrate(rows: int, d_in: int, d_sae: int, dtype: torch.dtype, device_name
         x = few  # a precision that this machine is slow in
     product = _median_seconds(lambda: x @ weights, device)
     passed = _median_seconds(there_and_back, device)
-    return Rates(2.0 * len(x) * d_in * d_sae / product, rows * d_sae / passed)
+    codes = _few_codes(rows, d_sae, device)
+    decoder = weights.t().float().contiguous()
+    added = _median_seconds(lambda: row_sums(codes, codes.value, decoder), device)
+    flops = 2.0 * len(x) * d_in * d_sae / product
+    return Rates(flops, rows * d_sae / passed, 2.0 * d_in * codes.value.numel() / added)
+
+
+def _few_codes(rows: int, d_sae: int, device: torch.device) -> Codes:
+    """Of which some fire on each row, one in each of as many parts of the dictionary."""
+    part = max(1, d_sae // FIRE)
+    first = torch.arange(d_sae // part, device=device) * part
+    feature = first + torch.randint(part, (rows, len(first)), device=device)
+    start = torch.arange(rows + 1, device=device) * len(first)
+    return Codes(d_sae, start, feature.flatten(), torch.rand(feature.numel(), device=device))
 
 
 def _median_seconds(act: Callable[[], object], device: torch.device, seconds: float = SECONDS) -> float:
@@ -128,7 +146,7 @@ def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
     seconds = product_flops(recipe, size) / rates.flops + passes / rates.codes
     if recipe.autoencoder.dropout:
         seconds += DROPPED * (size.batch * size.firing if size.sparse else codes)
-    return seconds + entry_flops(recipe, size) / ENTRY_RATE + _constraint(recipe, size, rates)
+    return seconds + entry_flops(recipe, size) / rates.entries + _constraint(recipe, size, rates)
 
 
 def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
