@@ -81,93 +81,91 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
 
 
 @njit(cache=True)
-def _along_rows(i, weight, power, walked, dot, slope, entries, columns, pairs, inverse, result):
-    """What feature i's partners add at each of its entries: its rows walked, `walked` entries in all."""
-    (row_start, feature, value, row), (start, order), (near, partner) = entries, columns, pairs
+def _along_rows(i, weight, power, beside, correlation, slope, rows, columns, pairs, result):
+    """What feature i's partners add at each of its entries: its rows walked, `beside` entries in all."""
+    (row_start, feature, by_row), (start, row, by_feature), (near, partner) = rows, columns, pairs
     if power == 2:
         for n in range(start[i], start[i + 1]):
-            entry = order[n]
-            x = np.float64(value[entry])
-            for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                dot[feature[m]] += x * value[m]
+            x = np.float64(by_feature[n])
+            for m in range(row_start[row[n]], row_start[row[n] + 1]):
+                correlation[feature[m]] += x * by_row[m]
     for n in range(near[i], near[i + 1]):
-        j = partner[n]
-        c = 2 * dot[j] * inverse[i] * inverse[j] if power == 2 else 1.0
-        slope[j] = weight[n] * c * inverse[j]
+        slope[partner[n]] = weight[n] * (2 * correlation[partner[n]] if power == 2 else 1.0)
     for n in range(start[i], start[i + 1]):
-        entry = order[n]
-        inside = slice(row_start[row[entry]], row_start[row[entry] + 1])
-        result[entry] = _along(slope, feature[inside], value[inside])
+        inside = slice(row_start[row[n]], row_start[row[n] + 1])
+        result[n] = _along(slope, feature[inside], by_row[inside])
     for n in range(near[i], near[i + 1]):
         slope[partner[n]] = 0.0
-    if power == 2 and walked > dot.size // 4:
-        dot[:] = 0.0
+    if power == 2 and beside > correlation.size // 4:
+        correlation[:] = 0.0
     elif power == 2:
         for n in range(start[i], start[i + 1]):
-            entry = order[n]
-            for m in range(row_start[row[entry]], row_start[row[entry] + 1]):
-                dot[feature[m]] = 0.0
+            for m in range(row_start[row[n]], row_start[row[n] + 1]):
+                correlation[feature[m]] = 0.0
 
 
 @njit(cache=True)
-def _along_partners(i, weight, power, own, sums, entries, columns, pairs, inverse, result):
-    """The same by way of the entries of its partners: less work where those are few. `own` and `sums` are of rows."""
-    (_, _, value, row), (start, order), (near, partner) = entries, columns, pairs
+def _along_partners(i, weight, power, place, own, sums, columns, pairs, result):
+    """The same by way of the entries of its partners: less work where those are few.
+
+    `place` says of each row which entry of feature i lies in it, from 1; 0 is for rows where it does not fire.
+    """
+    (start, row, by_feature), (near, partner) = columns, pairs
     for n in range(start[i], start[i + 1]):
-        own[row[order[n]]] = value[order[n]]
+        k = n - start[i] + 1
+        place[row[n]], own[k], sums[k] = k, by_feature[n], 0.0
     for n in range(near[i], near[i + 1]):
         j = partner[n]
-        c = 1.0
+        slope = weight[n]
         if power == 2:
-            dot = 0.0
+            correlation = 0.0
             for m in range(start[j], start[j + 1]):
-                dot += own[row[order[m]]] * value[order[m]]
-            c = 2 * dot * inverse[i] * inverse[j]
-        slope = weight[n] * c * inverse[j]
+                correlation += own[place[row[m]]] * by_feature[m]
+            slope *= 2 * correlation
         if slope != 0:
             for m in range(start[j], start[j + 1]):
-                sums[row[order[m]]] += slope * value[order[m]]
+                sums[place[row[m]]] += slope * by_feature[m]
     for n in range(start[i], start[i + 1]):
-        result[order[n]] = sums[row[order[n]]]
-        own[row[order[n]]] = 0.0
-    for n in range(near[i], near[i + 1]):
-        for m in range(start[partner[n]], start[partner[n] + 1]):
-            sums[row[order[m]]] = 0.0
+        result[n] = sums[n - start[i] + 1]
+        place[row[n]] = 0
 
 
 @njit(parallel=True, cache=True)
-def uncentred(row_start, feature, value, row, start, order, near, partner, weight, inverse, pull, power, parts):
+def uncentred(row_start, feature, by_row, start, row, by_feature, near, partner, weight, inverse, pull, power, parts):
     """Twice `power` times the sum over pairs of w_ij C_ij^power, and its gradient as `gradient` has it, in one go.
 
     C is not centred: so it is 0 of two features that never fire together, and pairs that don't are only passed over.
-    weight[n] is that of feature i and partner[n], near[i] <= n < near[i + 1].
+    Codes are scaled by `inverse` already, and come in the order of rows (row_start, feature, by_row) and in that of
+    features (start, row, by_feature), in which the gradient goes. weight[n] is that of feature i and partner[n],
+    near[i] <= n < near[i + 1].
     """
     d_sae = start.size - 1
-    rows = row_start.size - 1
-    entries, columns, pairs = (row_start, feature, value, row), (start, order), (near, partner)
-    result = np.zeros(value.size, np.float64)
+    rows, columns, pairs = (row_start, feature, by_row), (start, row, by_feature), (near, partner)
+    result = np.zeros(by_row.size, np.float64)
     totals = np.zeros(parts, np.float64)
     for part in prange(parts):
-        slope, dot = np.zeros(d_sae, np.float64), np.zeros(d_sae, np.float64)
-        at_row, sums = np.zeros(rows, np.float64), np.zeros(rows, np.float64)
+        slope, correlation = np.zeros(d_sae, np.float64), np.zeros(d_sae, np.float64)
+        place = np.zeros(row_start.size - 1, np.int32)
+        own, sums = np.zeros(row_start.size, np.float64), np.zeros(row_start.size, np.float64)
         for i in range(part, d_sae, parts):
             if near[i] == near[i + 1] or start[i] == start[i + 1]:
                 continue
             beside = 0
             for n in range(start[i], start[i + 1]):
-                beside += row_start[row[order[n]] + 1] - row_start[row[order[n]]]
+                beside += row_start[row[n] + 1] - row_start[row[n]]
             of_partners = 0
             for n in range(near[i], near[i + 1]):
                 of_partners += start[partner[n] + 1] - start[partner[n]]
+                if of_partners >= beside:
+                    break
             if of_partners < beside:
-                _along_partners(i, weight, power, at_row, sums, entries, columns, pairs, inverse, result)
+                _along_partners(i, weight, power, place, own, sums, columns, pairs, result)
             else:
-                _along_rows(i, weight, power, beside, dot, slope, entries, columns, pairs, inverse, result)
-            own = 0.0  # in the end the sum over j of S_ij C_ij
+                _along_rows(i, weight, power, beside, correlation, slope, rows, columns, pairs, result)
+            pushed = 0.0  # in the end the sum over j of S_ij C_ij
             for n in range(start[i], start[i + 1]):
-                result[order[n]] *= inverse[i]
-                own += result[order[n]] * value[order[n]]
-            totals[part] += own
+                pushed += result[n] * by_feature[n]
+            totals[part] += pushed
             for n in range(start[i], start[i + 1]):
-                result[order[n]] -= pull * own * value[order[n]] * inverse[i] * inverse[i]
+                result[n] = (result[n] - pull * pushed * by_feature[n]) * inverse[i]
     return totals.sum(), result

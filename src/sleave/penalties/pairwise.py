@@ -247,12 +247,17 @@ def _over_coactivations(
         total, gradient = reference_coactivations(codes, pairs, weight, mean, inverse, pull, power, ranks)
         return total.to(dtype), gradient.to(dtype), place
     near, partner, number = pairs.neighbours(codes.d_sae)
-    entries = (codes.start, codes.feature, codes.value, codes.row, *codes.by_feature, near, partner)
+    start, order = codes.by_feature
     parts = torch.get_num_threads()
     if measure != "pearson" and ranks.size == 1:
+        unit = codes.value * inverse[codes.feature]  # in float64: a gradient across C near 1 is a small difference
+        by_row, by_feature = (codes.start, codes.feature.int(), unit), (start, codes.row[order].int(), unit[order])
         both = pairs.of_neighbours(weight.double())
-        twice, gradient = compiled(kernels.uncentred, *entries, both, inverse, pull, power, parts)
+        given = (*by_row, *by_feature, near, partner, both, inverse, pull, power, parts)
+        twice, along = compiled(kernels.uncentred, *given)
+        gradient = torch.empty_like(along).index_copy_(0, order, along)
         return torch.tensor(twice / (2 * power), dtype=dtype), gradient.to(dtype), place
+    entries = (codes.start, codes.feature, codes.value, codes.row, start, order, near, partner)
     correlation = ranks.sum(compiled(kernels.correlations, *entries, number, mean, inverse, parts))
     terms, slope = _slopes(correlation, weight.double(), power)
     slopes = torch.stack([slope, slope * correlation], dim=1)  # read together
