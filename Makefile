@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs/demo
 # Most tests are of one thread; a file's tests share what they make, so one process takes them all.
-PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint clean

@@ -71,7 +71,7 @@ def main() -> None:
             if n:
                 rates["stored"].append(stored(recipe, part))
             shown(1, "")
-    floor = calibrate_model(recipe, part.d_in).flops / flops_per_token(recipe, model_shape(recipe.model))
+    floor = calibrate_model(recipe, part.d_in) / flops_per_token(recipe, model_shape(recipe.model))
     lines = [f"Gemma 3 270M, {dtype_name(part.dtype)}, {tokens:,} tokens: tokens a second, of the floor"]
     lines += [
         f"{name:12s} {statistics.median(r):8,.0f}  {statistics.median(r) / floor:5.0%}" for name, r in rates.items()

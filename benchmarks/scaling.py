@@ -112,7 +112,7 @@ def measure_all(quick: bool) -> list[dict[str, Any]]:
 
 
 def measured(architecture: str, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """Seconds of a step, of what a constraint adds, and of a choice; and the sizes that they follow from."""
+    """Seconds of a step, of a penalty within it, and of a choice; and the sizes that they follow from."""
     batch, d_in, d_sae = shape
     case = Case(architecture, "own", K, d_in, d_sae, 1000, batch, 3e-4, "auto", "cpu", 0)
     rows = batches(case)

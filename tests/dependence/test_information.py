@@ -93,14 +93,15 @@ def test_every_pair_agrees_with_scikit_learn(acts: torch.Tensor, bins: int, base
 @settings(deadline=None, max_examples=40)
 @given(some_codes(), st.integers(1, 6), st.integers(0, 40))
 def test_every_path_counts_alike(acts: torch.Tensor, bins: int, shift: int) -> None:
+    """And lists pairs in the same order, that of (i, j)."""
     atoms = cut(Codes.from_dense(acts), bins)
     table = phi(atoms.codes.rows)
     own = table[atoms.sizes].sum(1) + table[atoms.codes.rows - atoms.codes.fired]
     results = []
     for path in (information.reference_counts, information._by_coactivations, information._by_planes):
-        i, j, together, total = path(atoms, shift % atoms.codes.rows, own)
-        order = torch.argsort(i * atoms.codes.d_sae + j)
-        results.append([t[order] for t in (i, j, together, total)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(information, "TILE", 4)
+            results.append(list(path(atoms, shift % atoms.codes.rows, own)))
     if shift % atoms.codes.rows == 0:
         results.append(list(information.reference_walk(atoms, own)))
     for other in results[1:]:
@@ -125,7 +126,11 @@ def test_quantiles_mean_and_top_agree_with_the_dense_matrix(acts: torch.Tensor, 
     )
     assert top.ranked()[2].tolist() == sorted(top.score.tolist(), reverse=True)
     together = ((acts != 0).double().t() @ (acts != 0).double())[i, j]
-    assert len(scores.above(threshold, min_coactivations=2)) == int((chosen & (together >= 2)).sum())
+    often = scores.above(threshold, min_coactivations=2)
+    chosen &= together >= 2
+    assert list(zip(often.i.tolist(), often.j.tolist(), strict=True)) == list(
+        zip(i[chosen].tolist(), j[chosen].tolist(), strict=True)
+    )
     shrunk = scores.shrunk(5.0).to_dense()[i, j]
     torch.testing.assert_close(shrunk, every * together / (together + 5))
 

@@ -158,7 +158,8 @@ def at_ranks(x: Float[Tensor, " n"], ranks: list[int]) -> list[float]:
     if on_cpu(x):
         found: list[float] = np.partition(x.numpy(), ranks)[ranks].tolist() if ranks else []  # several times faster
         return found
-    return [float(torch.kthvalue(x, rank + 1).values) for rank in ranks]
+    ordered: list[float] = x.sort().values[ranks].tolist()
+    return ordered
 
 
 def num_pairs(d_sae: int) -> int:

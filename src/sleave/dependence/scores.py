@@ -187,14 +187,14 @@ class PairScores:
     def _ranked(self, *ranks: int) -> list[float]:
         """The scores of some ranks among all P, from 0; by counting and selecting, without sorting what is listed."""
         value, count = self._unlisted
-        upto = count.cumsum(0).tolist()
+        upto = count.cumsum(0)
         below = cache(lambda k: int(torch.count_nonzero(self.score < value[k])))
         not_above = cache(lambda k: int(torch.count_nonzero(self.score <= value[k])))
         found, listed = {}, {}
         for rank in ranks:
             # The first unlisted value that, with all listed ones up to it, reaches beyond the rank.
-            k = bisect_right(range(len(value)), rank, key=lambda k: upto[k] + not_above(k))
-            before = upto[k - 1] if k else 0
+            k = bisect_right(range(len(value)), rank, key=lambda k: int(upto[k]) + not_above(k))
+            before = int(upto[k - 1]) if k else 0
             if k < len(value) and rank >= before + below(k):
                 found[rank] = float(value[k])
             else:

@@ -114,7 +114,7 @@ def square_flops(recipe: Recipe, size: Sizes) -> float:
     if constraint.kind in ("selective", "gradient"):
         choices = 1 / constraint.refresh if constraint.refresh else 1 / recipe.training.steps
         of_gradients = size.d_in / size.d_sae if constraint.kind == "gradient" else 0.0
-        return (0.5 + of_gradients) * square * choices * (1 + constraint.compare)
+        return (0.5 + of_gradients) * square * choices * constraint.window * (1 + constraint.compare)
     return 0.0
 
 
@@ -134,11 +134,14 @@ def fused(recipe: Recipe) -> bool:
 
 
 def firing(recipe: Recipe, size: Sizes) -> float:
-    """How many features fire on a row over a training: half way between its beginning and where it mostly ends."""
+    """How many features fire on a row over a training.
+
+    Half way between its beginning and where it mostly ends; where that is soon, as in a fused step, where it ends.
+    """
     if size.sparse:
         return size.firing
     ends = FIRING * size.d_sae
-    return ends if fused(recipe) else (size.firing + ends) / 2  # a fused step that lasts is one where few fire
+    return ends if fused(recipe) else (size.firing + ends) / 2
 
 
 def _drawn(recipe: Recipe) -> int:
@@ -157,5 +160,5 @@ def _run_disk(recipe: Recipe, size: Sizes) -> int:
         buffer = 8 * min(_buffer_rows(recipe), recipe.harvest.max_tokens)
     window = getattr(recipe.constraint, "window", 1)
     pairs = 2 * 20 * min(getattr(recipe.constraint, "top", 0.0) * size.pairs, size.together(window))
-    remembered = REMEMBERED * size.batch * firing(recipe, size) * (window if window > 1 else 0)
+    remembered = REMEMBERED * size.batch * size.firing * (window if window > 1 else 0)
     return round((1 + 3) * FLOAT * size.parameters + buffer + pairs + remembered) + LOGGED * recipe.training.steps

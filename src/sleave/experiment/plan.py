@@ -163,7 +163,9 @@ def _harvest(recipe: Recipe, shape: ModelShape, rates: Rates | None) -> HarvestP
     there = stored(recipe) is not None
     seconds = 0.0
     if not there:
-        seconds = harvest_seconds(recipe, shape, cost.tokens, rates or calibrate_model(recipe, shape.d_in))
+        seconds = harvest_seconds(
+            recipe, shape, cost.tokens, rates.flops if rates else calibrate_model(recipe, shape.d_in)
+        )
     where = str(recipe.harvest.store)
     return HarvestPlan(where, there, recipe.model.layers, cost.tokens, cost.flops, cost.disk, seconds)
 
@@ -178,7 +180,7 @@ def _run(cell: Cell, shape: ModelShape, rates: Rates | None) -> RunPlan:
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"layers": (recipe.layer,)})})
         read = harvest_cost(recipe, shape)
         tokens, flops = read.tokens, flops + read.flops
-        seconds += harvest_seconds(recipe, shape, tokens, rates or calibrate_model(recipe, shape.d_in))
+        seconds += harvest_seconds(recipe, shape, tokens, rates.flops if rates else calibrate_model(recipe, shape.d_in))
     return RunPlan(cell.name, cost.tokens, tokens, flops, cost.disk, memory(recipe, shape).peak, seconds)
 
 

@@ -38,13 +38,13 @@ CHOICE_PASSES = 0.5
 PENALTY_PASSES = 0.2
 ADAM_PASSES = 0.2  # over the weights
 # Seconds on one core or two, of what walks lists.
-COUNTED = 4e-9  # for each time two features fire together, of a choice by mutual information
+COUNTED = 7e-9  # for each time two features fire together, of a choice by mutual information
 KDE_COACTIVATION = 4e-7  # the same by kernel density estimates
 SCORED = 1e-8  # the same by cosines
-LISTED = 1e-7  # for each pair that fires together at all, where those are listed
-PICKED = 2e-7  # for each pair that is chosen
-WALKED = 7e-9  # for each time two features fire together, of a penalty
-CHOSEN = 3e-9  # for each chosen pair, of a penalty
+LISTED = 9e-8  # for each pair that fires together at all, where those are listed
+PICKED = 1.5e-7  # for each pair that is chosen
+WALKED = 5.5e-9  # for each time two features fire together, of a penalty
+CHOSEN = 4e-9  # for each chosen pair, of a penalty
 DROPPED = 1e-8  # for each code, of dropout: random numbers are drawn one after the other
 HARVEST = 0.65  # share of a product's rate that a language model reaches
 
@@ -74,21 +74,20 @@ def calibrate(recipe: Recipe, d_in: int) -> Rates:
     return _calibrate(size.rows, d_in, size.d_sae, training_dtype(recipe), recipe.training.device)
 
 
-def calibrate_model(recipe: Recipe, d_in: int) -> Rates:
-    """The same of what the language model computes: in its own precision, on its own device.
+def calibrate_model(recipe: Recipe, d_in: int) -> float:
+    """`Rates.flops` of what the language model computes: in its own precision, on its own device.
 
     Raises:
         SleaveError: there is no such device here.
     """
-    return _calibrate(recipe.harvest.batch_tokens, d_in, 4 * d_in, model_dtype(recipe), recipe.model.device)
+    device = choose_device(recipe.model.device)
+    return _product_rate(recipe.harvest.batch_tokens, d_in, 4 * d_in, model_dtype(recipe), device)
 
 
 @cache
 def _calibrate(rows: int, d_in: int, d_sae: int, dtype: torch.dtype, device_name: str) -> Rates:
     device = choose_device(device_name)
     d_sae = max(1, min(d_sae, MOST // rows))
-    x = torch.randn(rows, d_in, device=device).to(dtype)
-    weights = torch.randn(d_in, d_sae, device=device).to(dtype)
     pre_acts = torch.randn(rows, d_sae, device=device, requires_grad=True)
 
     def there_and_back() -> None:
@@ -96,16 +95,23 @@ def _calibrate(rows: int, d_in: int, d_sae: int, dtype: torch.dtype, device_name
         (acts.to(dtype).sum(dtype=torch.float32) + acts.sum()).backward()
         pre_acts.grad = None
 
+    codes, decoder = _few_codes(rows, d_sae, device), torch.randn(d_sae, d_in, device=device)
+    flops = _product_rate(rows, d_in, d_sae, dtype, device)
+    passed = _median_seconds(there_and_back, device)
+    added = _median_seconds(lambda: row_sums(codes, codes.value, decoder), device)
+    return Rates(flops, rows * d_sae / passed, 2.0 * d_in * codes.value.numel() / added)
+
+
+@cache
+def _product_rate(rows: int, d_in: int, d_sae: int, dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a matrix product."""
+    d_sae = max(1, min(d_sae, MOST // rows))
+    x = torch.randn(rows, d_in, device=device).to(dtype)
+    weights = torch.randn(d_in, d_sae, device=device).to(dtype)
     few = x[: max(1, rows // 64)]
     if 64 * _median_seconds(lambda: few @ weights, device, seconds=0) > SECONDS:
         x = few  # a precision that this machine is slow in
-    product = _median_seconds(lambda: x @ weights, device)
-    passed = _median_seconds(there_and_back, device)
-    codes = _few_codes(rows, d_sae, device)
-    decoder = weights.t().float().contiguous()
-    added = _median_seconds(lambda: row_sums(codes, codes.value, decoder), device)
-    flops = 2.0 * len(x) * d_in * d_sae / product
-    return Rates(flops, rows * d_sae / passed, 2.0 * d_in * codes.value.numel() / added)
+    return 2.0 * len(x) * d_in * d_sae / _median_seconds(lambda: x @ weights, device)
 
 
 def _few_codes(rows: int, d_sae: int, device: torch.device) -> Codes:
@@ -132,9 +138,9 @@ def _median_seconds(act: Callable[[], object], device: torch.device, seconds: fl
     return statistics.median(times)
 
 
-def harvest_seconds(recipe: Recipe, shape: ModelShape, tokens: int, rates: Rates) -> float:
-    """How long a language model reads so many tokens."""
-    return tokens * flops_per_token(recipe, shape) / (HARVEST * rates.flops)
+def harvest_seconds(recipe: Recipe, shape: ModelShape, tokens: int, flops: float) -> float:
+    """How long a language model reads so many tokens, at so many operations a second in its products."""
+    return tokens * flops_per_token(recipe, shape) / (HARVEST * flops)
 
 
 def seconds_per_step(recipe: Recipe, d_in: int, rates: Rates) -> float:
@@ -168,13 +174,14 @@ def _constraint(recipe: Recipe, size: Sizes, rates: Rates) -> float:
     top = min(constraint.top * size.pairs, together)
     entries = size.batch * fire / size.d_sae  # of a feature: a penalty goes through its partners', if that is less
     penalty = PENALTY_PASSES * one_pass + WALKED * min(coactivations, 2 * top * entries) + CHOSEN * top
-    choices = (1 + constraint.compare) / (constraint.refresh or recipe.training.steps)
-    seen = constraint.window * coactivations
+    # Batches that choices are made from, in a step.
+    seen = constraint.window * (1 + constraint.compare) / (constraint.refresh or recipe.training.steps)
+    choices = seen / constraint.window
     if constraint.kind == "gradient" and not size.sparse:
-        return penalty + choices * CHOICE_PASSES * one_pass + squares
+        return penalty + seen * CHOICE_PASSES * one_pass + squares
     if constraint.kind in ("selective", "gradient"):
-        walked = choices * (SCORED * seen + PICKED * constraint.top * size.pairs)
-        return penalty + min(choices * CHOICE_PASSES * one_pass + squares, walked)
+        walked = seen * SCORED * coactivations + choices * PICKED * constraint.top * size.pairs
+        return penalty + min(seen * CHOICE_PASSES * one_pass + squares, walked)
     by_kde = getattr(constraint, "estimator", "kde" if constraint.kind == "information" else "atoms") == "kde"
     counted = KDE_COACTIVATION if by_kde else COUNTED
-    return penalty + choices * (counted * seen + LISTED * together + PICKED * top)
+    return penalty + seen * counted * coactivations + choices * (LISTED * together + PICKED * top)
