@@ -122,12 +122,12 @@ def matrices(collected: Mapping[str, Any]) -> Figure:
 
 
 def scaling(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """A step of TopK at d_in 640, what the constraint adds to it, and a choice: against d_sae and the batch."""
+    """A step of TopK at d_in 640, a penalty beside it, and a choice: against d_sae and the batch."""
     figure = Figure(figsize=(9, 3.4))
     axes = figure.subplots(1, 2, sharey=True)
     mine = [p for p in points if p["architecture"] == "topk" and p["d_in"] == 640]
     for axis, by, fixed, value in ((axes[0], "d_sae", "batch", 2048), (axes[1], "batch", "d_sae", 2560)):
-        for what, label in {"step": "a step", "choice": "a choice from 4 batches", "constraint": "constraint"}.items():
+        for what, label in {"step": "a step", "choice": "a choice from 4 batches", "constraint": "a penalty"}.items():
             at = sorted((p[by], 1000 * p["seconds"][what]) for p in mine if p[fixed] == value)
             axis.plot(*zip(*at, strict=True), marker="o", label=label)
         places = sorted({p[by] for p in mine if p[fixed] == value})
