@@ -116,6 +116,7 @@ def test_quantiles_mean_and_top_agree_with_the_dense_matrix(acts: torch.Tensor, 
     i, j = torch.triu_indices(scores.d_sae, scores.d_sae, offset=1)
     every = scores.to_dense()[i, j]
     assert scores.quantile(q) == pytest.approx(np.quantile(every.numpy(), q), abs=1e-12)
+    assert scores.quantiles(0.5, q, 0.01) == [scores.quantile(0.5), scores.quantile(q), scores.quantile(0.01)]
     assert scores.mean() == pytest.approx(every.mean().item(), abs=1e-12)
     assert scores.peak() == every.max().item()
     threshold = scores.quantile(q)

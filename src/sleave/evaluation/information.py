@@ -67,7 +67,7 @@ class Information:
         scores, activity = mutual_information(codes), mutual_information(codes, "activity")
         figures = (
             scores.mean(),
-            *(scores.quantile(q) for q in QUANTILES),
+            *scores.quantiles(*QUANTILES),
             scores.peak(),
             *(kind.share_above(nats) for kind in (scores, activity) for nats in (NOTICEABLE, STRONG)),
             _normalized(codes, activity).share_above(REDUNDANT),
