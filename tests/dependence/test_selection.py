@@ -12,6 +12,7 @@ from sleave.base.errors import SleaveError
 from sleave.codes.codes import Codes
 from sleave.dependence import selection
 from sleave.dependence.correlation import pair_correlation, unit_columns
+from sleave.dependence.pairs import top_count
 from sleave.dependence.selection import top_pairs
 from sleave.dependence.window import Window
 
@@ -206,6 +207,34 @@ def test_codes_give_what_dense_ones_give(seed, rows, d_sae, density, top, min_co
     assert sorted(walked.score.tolist()) == pytest.approx(sorted(dense.score.tolist()), abs=1e-12)
     every = {(i, j): s for i, j, s in brute_force(acts, 1.0, measure, 0, shrinkage)}
     assert all(s == pytest.approx(every[i, j], abs=1e-12) for i, j, s in as_list(walked))  # rounding may break ties
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(2, 60),
+    d_sae=st.integers(2, 60),
+    top=st.sampled_from([0.001, 0.01, 0.1, 0.5]),
+    kinds=st.sampled_from([2, 10, 60]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_of_pairs_that_are_equally_strong_the_first_are_walked_to(seed, rows, d_sae, top, kinds, threads):
+    """Features of a few kinds, so that many scores are one and the same."""
+    few = (random_codes(seed, rows, kinds, 0.2) != 0).float()
+    acts = few[:, torch.randint(kinds, (d_sae,), generator=torch.Generator().manual_seed(seed))]
+    together = acts.double().T @ acts.double()
+    score = (together / together.diagonal().outer(together.diagonal()).sqrt()).nan_to_num().float()
+    i, j = torch.triu_indices(d_sae, d_sae, 1)
+    order = torch.argsort(-score[i, j], stable=True)[: top_count(top, d_sae)]
+    expected = sorted(zip(i[order].tolist(), j[order].tolist(), strict=True))
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection, "coactivations_are_few", lambda codes: True)
+        torch.set_num_threads(threads)
+        walked = top_pairs(Codes.from_dense(acts), top)
+        torch.set_num_threads(before)
+    assert list(zip(walked.i.tolist(), walked.j.tolist(), strict=True)) == expected
+    torch.testing.assert_close(walked.score, score[walked.i, walked.j], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("measure", ["cosine", "pearson"])

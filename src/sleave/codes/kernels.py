@@ -15,6 +15,12 @@ Floats = NDArray[Any]
 DEEP = 32  # at most so many columns are passed over together when the largest of them is too small
 
 
+@njit(cache=True)
+def span(start: Ints, n: int) -> range:
+    """The places from start[n] to start[n + 1], unsigned: an index that cannot count from the end is faster."""
+    return range(np.uint64(start[n]), np.uint64(start[n + 1]))
+
+
 @njit(parallel=True, cache=True)
 def count_nonzero(bits: Ints, magnitude: int) -> Ints:
     """How many numbers of each row are not zero, by their bits without the sign."""

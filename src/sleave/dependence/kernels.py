@@ -323,7 +323,7 @@ def both_ways(i, j, start, lower, parts):
     Feature f's begin at start[f], first its lower[f] partners below it.
     """
     width = lower.size
-    partner, number = np.empty(2 * i.size, np.int64), np.empty(2 * i.size, np.int64)
+    partner, number = np.empty(2 * i.size, np.int32), np.empty(2 * i.size, np.int64)
     upto = np.cumsum(lower)
     first = np.zeros(width + 1, np.int64)
     for f in range(width):

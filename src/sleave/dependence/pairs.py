@@ -77,7 +77,7 @@ class Pairs:
 
         Returns:
             start: (d_sae + 1,) where each feature's partners begin;
-            partner: (2 pairs,) ascending within a feature;
+            partner: (2 pairs,) ascending within a feature, int32;
             number: (2 pairs,) which pair that is.
         """
         start, partner, number = self._both_ways
@@ -145,7 +145,7 @@ def reference_both_ways(i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> tuple[Ten
     """Partners and pair numbers of each feature in turn: the plain torch reference, for any device."""
     feature, partner = torch.cat([i, j]), torch.cat([j, i])
     order = argsort_unique((feature << 32) + partner)
-    return partner[order], order % max(1, len(i))
+    return partner[order].int(), order % max(1, len(i))
 
 
 def largest(x: Float[Tensor, " n"], count: int) -> float:

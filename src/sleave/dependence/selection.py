@@ -129,7 +129,8 @@ def _from_coactivations(codes: Codes, count: int, measure: Measure, min_coactiva
 def _strongest(codes: Codes, count: int, min_coactivations: int, shrinkage: float) -> tuple[Tensor, Tensor, Tensor]:
     """The pairs with C above 0 that can be among the `count` best: the rest are scored and forgotten."""
     _, inverse = codes.moments(centred=False)
-    entries = (codes.start, codes.feature, codes.value, *codes.by_feature, codes.row, inverse)
+    unit = codes.value * inverse[codes.feature]
+    entries = (codes.start, codes.feature.to(torch.uint32), unit, *codes.by_feature, codes.row, codes.value[:0])
     rules = (count, NOISE[codes.value.dtype], min_coactivations, float(shrinkage), torch.get_num_threads())
     first, second, score, found = compiled(selection_kernels.strongest, *entries, *rules)
     parts = [(k, slice(0, n)) for k, n in enumerate(found.tolist())]

@@ -5,36 +5,63 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+DROPPED = 15  # bits of a float32 that a bin of scores is too coarse for: 256 bins an octave are left
+
+
+@njit(cache=True)
+def _bin(score):
+    """Ascends with the score, which is not negative."""
+    return np.int64(np.float32(score).view(np.uint32) >> np.uint32(DROPPED))
+
+
+@njit(cache=True)
+def _below(place):
+    """The largest float32 below all scores of a bin."""
+    return np.float64(np.uint32((place << DROPPED) - 1).view(np.float32))
+
+
+@njit(cache=True)
+def _keep_from(i, j, score, filled, cut):
+    """Pairs with a score of `cut` or more move to the front, in their order."""
+    kept = 0
+    for n in range(filled):
+        i[kept], j[kept], score[kept] = i[n], j[n], score[n]
+        kept += score[n] >= cut
+    return kept
+
 
 @njit(cache=True)
 def _keep_best(i, j, score, filled, count):
-    """The `count` largest of the first `filled` move to the front, in their order; of equal ones the first."""
+    """The `count` largest move to the front; of equal ones the first in the order of (i, j). Pairs come by i."""
     least = np.partition(score[:filled], filled - count)[filled - count]
     ties = count
     for n in range(filled):
         ties -= score[n] > least
-    kept = 0
-    for n in range(filled):
-        if score[n] > least or (score[n] == least and ties > 0):
-            ties -= score[n] == least
-            i[kept], j[kept], score[kept] = i[n], j[n], score[n]
-            kept += 1
+    kept = first = 0
+    while first < filled:
+        last = first + 1
+        while last < filled and i[last] == i[first]:
+            last += 1
+        order = first + np.argsort(j[first:last])
+        own = i[first]
+        partner, strength = j[order], score[order]
+        for n in range(last - first):
+            if strength[n] > least or (strength[n] == least and ties > 0):
+                ties -= strength[n] == least
+                i[kept], j[kept], score[kept] = own, partner[n], strength[n]
+                kept += 1
+        first = last
     return least
 
 
-@njit(cache=True)
-def _by_partner(j, score, first, last):
-    """One feature's pairs in the order of the other feature."""
-    order = np.argsort(j[first:last])
-    j[first:last], score[first:last] = j[first:last][order], score[first:last][order]
-
-
 @njit(parallel=True, cache=True)
-def strongest(row_start, feature, value, column_start, order, row, inverse, count, noise, least_rows, shrinkage, parts):
+def strongest(row_start, feature, unit, column_start, order, row, like, count, noise, least_rows, shrinkage, parts):
     """Pairs with the largest |C_ij|, uncentred, above `noise`, of those that fire together on so many rows at least.
 
-    What each part has found is in the order of (i, j), in its own row of the results; the `count` largest of all are
-    among them, of equal ones the first. Only candidates are ever held: a pair is scored and forgotten.
+    `unit` are codes over their columns' norms; scores are stored as `like` is. What each part has found comes by i, in
+    its own row of the results; the `count` largest of all are among them, of equal ones the first in the order of
+    (i, j). Only candidates are ever held: how many have been seen in each bin of scores says above which score `count`
+    are known, and what is not above it is forgotten. (Indices are unsigned for the reason that `span` gives.)
     """
     d_sae = column_start.size - 1
     most = 0
@@ -42,42 +69,50 @@ def strongest(row_start, feature, value, column_start, order, row, inverse, coun
         most += (row_start[n + 1] - row_start[n]) * (row_start[n + 1] - row_start[n] - 1) // 2
     room = max(1, min(2 * count + d_sae, most))
     first, second = np.empty((parts, room), np.int64), np.empty((parts, room), np.int64)
-    score = np.empty((parts, room), value.dtype)
+    score = np.empty((parts, room), like.dtype)
     found = np.zeros(parts, np.int64)
     for part in prange(parts):
         dot, together = np.zeros(d_sae, np.float64), np.zeros(d_sae, np.int32)
-        partner = np.empty(d_sae + 1, np.int32)  # one more is written than is kept
+        # Of one feature, first those that it fires with, then those of them that may count; one more is written.
+        partner, strong = np.empty(d_sae + 1, np.uint32), np.empty(d_sae + 1, like.dtype)
         mine_i, mine_j, mine = first[part], second[part], score[part]
-        cut = float(noise)
+        seen = np.zeros(_bin(2.0), np.int32)  # from the lowest bin on, they add up to `above`
+        lowest, above, cut = _bin(noise), 0, np.float64(noise)
         filled = 0
         for i in range(part, d_sae, parts):
             partners = 0
             for n in range(column_start[i], column_start[i + 1]):
                 entry = order[n]
-                x = np.float64(value[entry])  # float() would leave it as it is stored
-                for m in range(entry + 1, row_start[row[entry] + 1]):
+                x = unit[entry]
+                for m in range(np.uint64(entry + 1), np.uint64(row_start[row[entry] + 1])):
                     j = feature[m]
                     partner[partners] = j
                     partners += together[j] == 0
                     together[j] += 1
-                    dot[j] += x * value[m]
-            begin = filled
+                    dot[j] += x * unit[m]
+            kept = 0
             for n in range(partners):
                 j = partner[n]
-                strength = abs(dot[j] * inverse[i] * inverse[j])
-                if shrinkage > 0:
-                    strength *= together[j] / (together[j] + shrinkage)
-                enough = together[j] >= least_rows
+                strength, rows = abs(dot[j]), together[j]
                 dot[j], together[j] = 0.0, 0
-                if strength >= cut and enough:
-                    mine[filled] = strength  # as it is stored, so that equal ones are equal
-                    if mine[filled] > cut:
-                        mine_i[filled], mine_j[filled] = i, j
-                        filled += 1
-            if filled > begin + 1:
-                _by_partner(mine_j, mine, begin, filled)
+                if shrinkage > 0:
+                    strength *= rows / (rows + shrinkage)
+                partner[kept], strong[kept] = j, strength  # as it is stored, so that equal ones are equal
+                kept += (strong[kept] > cut) & (rows >= least_rows)
+            for n in range(kept):
+                mine_i[filled], mine_j[filled], mine[filled] = i, partner[n], strong[n]
+                filled += 1
+                seen[_bin(strong[n])] += 1
+            above += kept
+            if above - seen[lowest] >= count:
+                while above - seen[lowest] >= count:
+                    above -= seen[lowest]
+                    lowest += 1
+                cut = _below(lowest)
             if filled >= 2 * count:
-                cut = float(_keep_best(mine_i, mine_j, mine, filled, count))
-                filled = count
-        found[part] = filled
+                filled = _keep_from(mine_i, mine_j, mine, filled, cut)
+                if filled >= 2 * count:  # too many in one bin
+                    cut = np.float64(_keep_best(mine_i, mine_j, mine, filled, count))
+                    filled = count
+        found[part] = _keep_from(mine_i, mine_j, mine, filled, cut)
     return first, second, score, found

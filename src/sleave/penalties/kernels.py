@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from sleave.codes.kernels import span
+
 
 @njit(parallel=True, cache=True)
 def correlations(row_start, feature, value, row, start, order, near, partner, number, mean, inverse, parts):
@@ -64,7 +66,7 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
             if near[i] == near[i + 1] or start[i] == start[i + 1]:
                 continue
             own = shift = 0.0
-            for n in range(near[i], near[i + 1]):
+            for n in span(near, i):
                 j, of = partner[n], number[n]
                 own += slopes[of, 1]
                 slope[j] = slopes[of, 0] * inverse[j]
@@ -75,7 +77,7 @@ def gradient(row_start, feature, value, row, start, order, near, partner, number
                 along = _along(slope, feature[inside], value[inside]) - shift
                 along -= pull * own * (value[entry] - mean[i]) * inverse[i]
                 result[entry] = along * inverse[i]
-            for n in range(near[i], near[i + 1]):
+            for n in span(near, i):
                 slope[partner[n]] = 0.0
     return result
 
@@ -87,20 +89,20 @@ def _along_rows(i, weight, power, beside, correlation, slope, rows, columns, pai
     if power == 2:
         for n in range(start[i], start[i + 1]):
             x = np.float64(by_feature[n])
-            for m in range(row_start[row[n]], row_start[row[n] + 1]):
+            for m in span(row_start, row[n]):
                 correlation[feature[m]] += x * by_row[m]
-    for n in range(near[i], near[i + 1]):
+    for n in span(near, i):
         slope[partner[n]] = weight[n] * (2 * correlation[partner[n]] if power == 2 else 1.0)
     for n in range(start[i], start[i + 1]):
         inside = slice(row_start[row[n]], row_start[row[n] + 1])
         result[n] = _along(slope, feature[inside], by_row[inside])
-    for n in range(near[i], near[i + 1]):
+    for n in span(near, i):
         slope[partner[n]] = 0.0
     if power == 2 and beside > correlation.size // 4:
         correlation[:] = 0.0
     elif power == 2:
         for n in range(start[i], start[i + 1]):
-            for m in range(row_start[row[n]], row_start[row[n] + 1]):
+            for m in span(row_start, row[n]):
                 correlation[feature[m]] = 0.0
 
 
@@ -114,7 +116,7 @@ def _along_partners(i, weight, power, place, own, sums, columns, pairs, result):
     for n in range(start[i], start[i + 1]):
         k = n - start[i] + 1
         place[row[n]], own[k], sums[k] = k, by_feature[n], 0.0
-    for n in range(near[i], near[i + 1]):
+    for n in span(near, i):
         j = partner[n]
         slope = weight[n]
         if power == 2:
@@ -154,7 +156,7 @@ def uncentred(row_start, feature, by_row, start, row, by_feature, near, partner,
             for n in range(start[i], start[i + 1]):
                 beside += row_start[row[n] + 1] - row_start[row[n]]
             of_partners = 0
-            for n in range(near[i], near[i + 1]):
+            for n in span(near, i):
                 of_partners += start[partner[n] + 1] - start[partner[n]]
                 if of_partners >= beside:
                     break

@@ -251,9 +251,10 @@ def _over_coactivations(
     parts = torch.get_num_threads()
     if measure != "pearson" and ranks.size == 1:
         unit = codes.value * inverse[codes.feature]  # in float64: a gradient across C near 1 is a small difference
-        by_row, by_feature = (codes.start, codes.feature.int(), unit), (start, codes.row[order].int(), unit[order])
-        both = pairs.of_neighbours(weight.double())
-        given = (*by_row, *by_feature, near, partner, both, inverse, pull, power, parts)
+        by_row = (codes.start, codes.feature.to(torch.uint32), unit)
+        by_feature = (start, codes.row[order].to(torch.uint32), unit[order])
+        both = pairs.of_neighbours(weight.to(dtype))
+        given = (*by_row, *by_feature, near, partner.view(torch.uint32), both, inverse, pull, power, parts)
         twice, along = compiled(kernels.uncentred, *given)
         gradient = torch.empty_like(along).index_copy_(0, order, along)
         return torch.tensor(twice / (2 * power), dtype=dtype), gradient.to(dtype), place
