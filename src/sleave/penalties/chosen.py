@@ -102,7 +102,8 @@ class ChosenPairsOrthogonality(ChosenPairsPenalty):
         self.check(acts)
         pairs = self.chooser(acts, self.signal(W_dec, residual))
         if pairs is not self._pushed:
-            self._pushed, self._strength = pairs, self.strength(pairs)
+            dtype = torch.promote_types(acts.dtype, torch.float32)
+            self._pushed, self._strength = pairs, self.strength(pairs).to(dtype)
         scale = self.weight / max(1, len(pairs)) if self.normalization == "mean" else self.weight
         measure = "dot" if self.normalization == "none" else self.measure
         return scale * pair_penalty(acts, pairs, self._strength, measure, power=self.power)

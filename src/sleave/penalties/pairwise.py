@@ -253,7 +253,7 @@ def _over_coactivations(
         unit = codes.value * inverse[codes.feature]  # in float64: a gradient across C near 1 is a small difference
         by_row = (codes.start, codes.feature.to(torch.uint32), unit)
         by_feature = (start, codes.row[order].to(torch.uint32), unit[order])
-        both = pairs.of_neighbours(weight.to(dtype))
+        both = pairs.of_neighbours(weight.to(torch.promote_types(weight.dtype, torch.float32)))
         given = (*by_row, *by_feature, near, partner.view(torch.uint32), both, inverse, pull, power, parts)
         twice, along = compiled(kernels.uncentred, *given)
         gradient = torch.empty_like(along).index_copy_(0, order, along)
