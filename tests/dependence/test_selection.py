@@ -275,3 +275,11 @@ def test_what_needs_all_rows_at_once_says_so(monkeypatch):
     monkeypatch.setattr("sleave.dependence.scores.free_memory", lambda: 1e3)
     with pytest.raises(SleaveError, match="All the rows at once, densely, needs about"):
         top_pairs(Codes.from_dense(random_codes(0, 30, 12, 1.0)))
+
+
+def test_codes_so_small_that_their_norms_underflow_are_walked(monkeypatch):
+    monkeypatch.setattr(selection, "coactivations_are_few", lambda codes: True)
+    acts = torch.full((1001, 6), 1.5e-162, dtype=torch.float64)
+    acts[0] = 2e-162  # the only square that is not 0, so that |C| is far above 1
+    chosen = top_pairs(Codes.from_dense(acts), 0.2)
+    assert (chosen.i.tolist(), chosen.j.tolist()) == ([0, 0, 0], [1, 2, 3])

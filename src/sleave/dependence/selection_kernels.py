@@ -10,8 +10,8 @@ DROPPED = 15  # bits of a float32 that a bin of scores is too coarse for: 256 bi
 
 @njit(cache=True)
 def _bin(score):
-    """Ascends with the score, which is not negative."""
-    return np.int64(np.float32(score).view(np.uint32) >> np.uint32(DROPPED))
+    """Ascends with the score, which is not negative; above 1.5, where only norms that underflow bring it, no more."""
+    return np.int64(np.float32(min(score, 1.5)).view(np.uint32) >> np.uint32(DROPPED))
 
 
 @njit(cache=True)
@@ -76,7 +76,7 @@ def strongest(row_start, feature, unit, column_start, order, row, like, count, n
         # Of one feature, first those that it fires with, then those of them that may count; one more is written.
         partner, strong = np.empty(d_sae + 1, np.uint32), np.empty(d_sae + 1, like.dtype)
         mine_i, mine_j, mine = first[part], second[part], score[part]
-        seen = np.zeros(_bin(2.0), np.int32)  # from the lowest bin on, they add up to `above`
+        seen = np.zeros(_bin(1.5) + 1, np.int32)  # from the lowest bin on, they add up to `above`
         lowest, above, cut = _bin(noise), 0, np.float64(noise)
         filled = 0
         for i in range(part, d_sae, parts):
