@@ -6,11 +6,12 @@ A constraint that chooses its pairs every R steps costs a step with a choice onc
 trained twice, choosing in every step and never after the first, and the cost is made of both: (R - 1) / R of the one
 and 1 / R of the other. (A window of earlier batches is pooled in each choice; that batches are kept for it, in the
 last steps before one, is left out: about a millisecond each.) Ratios are taken round by round, to a
-step without constraint in the same round. Steps differ by a tenth from one to the next, more than most constraints
-take; so the time within the penalty is given too (choice, value, and the gradient, which is computed with the value),
-and its share of the median step without it: it leaves out only what a penalty costs the rest of the step, such as
-caches. The floor is that of `benchmarks.training_step`. Rows are those of that benchmark; the autoencoders begin from
-data, at a learning rate that leaves how many features fire as it is.
+step without constraint in the same round. All constraints take turns at one autoencoder: copies of it differed by up
+to a tenth, by where their weights lie in memory, which is more than most constraints take. Steps still differ from
+one to the next; so the time within the penalty is given too (choice, value, and the gradient, which is computed with
+the value), and its share of the median step without it: it leaves out only what a penalty costs the rest of the step,
+such as caches. The floor is that of `benchmarks.training_step`. Rows are those of that benchmark; the autoencoder
+begins from data, at a learning rate that leaves how many features fire as it is.
 """
 
 from __future__ import annotations
@@ -87,8 +88,11 @@ def measured(case: Case, rounds: int) -> list[dict[str, Any]]:
     if case.d_sae <= 4096:
         penalties["full"] = FullOrthogonality()
     timed = {name: Timed(penalty) for name, penalty in penalties.items()}
-    steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(case, rows, None)}
-    steps |= {name: _step(case, rows, penalty) for name, penalty in timed.items()}
+    stepper = begin(run_settings(case, "data"), rows[0])
+    with torch.no_grad():
+        stepper.sae.b_enc += ADDED[case.architecture]
+    steps: dict[str, Callable[[Tensor], Any]] = {"none": _step(stepper, None)}
+    steps |= {name: _step(stepper, penalty) for name, penalty in timed.items()}
     steps["floor"] = floor(case, begin(run_settings(case, "random"), rows[0]))
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     within: dict[str, list[float]] = {name: [] for name in timed}
@@ -148,12 +152,12 @@ class Timed:
         return getattr(self.penalty, name)
 
 
-def _step(case: Case, rows: list[Tensor], penalty: Timed | None) -> Callable[[Tensor], Any]:
-    stepper: Stepper = begin(run_settings(case, "data"), rows[0])
-    with torch.no_grad():
-        stepper.sae.b_enc += ADDED[case.architecture]
-    stepper.penalty = cast(Penalty, penalty)
-    return lambda x: stepper.step(x, lr=1e-6, sparsity_weight=L1)
+def _step(stepper: Stepper, penalty: Timed | None) -> Callable[[Tensor], Any]:
+    def step(x: Tensor) -> Any:
+        stepper.penalty = cast(Penalty, penalty)
+        return stepper.step(x, lr=1e-6, sparsity_weight=L1)
+
+    return step
 
 
 def _table(results: list[dict[str, Any]]) -> list[str]:
