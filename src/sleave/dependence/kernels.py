@@ -9,9 +9,12 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from sleave.codes.kernels import span
+
 Ints = NDArray[np.int64]
 Floats = NDArray[Any]
 TILE = 64  # features; two tiles of bit planes stay in a core's cache
+SEVERAL = -1  # more than one row
 
 
 @intrinsic
@@ -120,7 +123,8 @@ def information_from_coactivations(
 ):
     """Pairs that fire together, the number of rows on which they do, and N * (I - ln N); by counting co-activations.
 
-    Feature i's pairs begin at offset[i]; returns also how many each has.
+    Feature i's pairs begin at offset[i]; returns also how many each has. Most pairs of a wide dictionary fire together
+    on one row only. They get no table: of the sums over it, all is as if they never did but for the one cell's terms.
     """
     d_sae, width = sizes.shape
     rows = row_start.size - 1
@@ -130,28 +134,46 @@ def information_from_coactivations(
     found = np.zeros(d_sae, np.int64)
     fired = column_start[1:] - column_start[:-1]
     for part in prange(parts):
-        table = np.zeros((d_sae, width, width), np.int32)
-        seen = np.zeros(d_sae, np.bool_)
+        table = np.zeros((d_sae, width * width), np.int32)
+        seen = np.zeros(d_sae, np.int32)  # 1 + the cell of the only row so far; with more, SEVERAL
         for i in range(part, d_sae, parts):
-            at = offset[i]
-            for n in range(column_start[i], column_start[i + 1]):
+            at = last = np.uint64(offset[i])
+            for n in span(column_start, i):
                 row = (column_row[n] + shift) % rows
-                first, last = row_start[row], row_start[row + 1]
-                for m in range(first + np.searchsorted(feature[first:last], i + 1), last):
-                    j = feature[m]
-                    if not seen[j]:
-                        seen[j] = True
-                        partner[at + found[i]] = j
-                        found[i] += 1
-                    table[j, column_bin[n], feature_bin[m]] += 1
-            _put_in_order(partner, at, at + found[i], i, seen)
-            for n in range(at, at + found[i]):
-                j = partner[n]
-                sums, count = _information(table[j], width, width, sizes[i], sizes[j], phi)
-                together[n] = count
-                information[n] = sums + phi[rows - fired[i] - fired[j] + count] - own[i] - own[j]
-                table[j] = 0
-                seen[j] = False
+                cells = np.int32(column_bin[n]) * np.int32(width)
+                first = row_start[row] + np.searchsorted(feature[row_start[row] : row_start[row + 1]], i + 1)
+                for m in range(np.uint64(first), np.uint64(row_start[row + 1])):
+                    j = np.uint64(feature[m])
+                    cell = cells + np.int32(feature_bin[m])
+                    before = seen[j]
+                    if before == 0:
+                        seen[j] = cell + 1
+                        partner[last] = j
+                        last += np.uint64(1)
+                    else:
+                        if before != SEVERAL:
+                            table[j, np.uint64(before - 1)] = 1
+                            seen[j] = SEVERAL
+                        table[j, np.uint64(cell)] += 1
+            _put_in_order(partner, offset[i], np.int64(last), i, seen)
+            alone_i = phi[rows - fired[i]]
+            for n in range(at, last):
+                j = np.uint64(partner[n])
+                if seen[j] == SEVERAL:
+                    counts = table[j].reshape(width, width)
+                    sums, count = _information(counts, width, width, sizes[i], sizes[j], phi)
+                    neither = phi[rows - fired[i] - fired[j] + count]
+                    information[n] = sums + neither - own[i] - own[j]
+                    together[n] = count
+                    table[j] = 0
+                else:
+                    u, v = divmod(seen[j] - 1, width)
+                    p, q = sizes[i, u], sizes[j, v]
+                    sums = phi[p - 1] - phi[p] + phi[q - 1] - phi[q]
+                    information[n] = sums + phi[rows - fired[i] - fired[j] + 1] - alone_i - phi[rows - fired[j]]
+                    together[n] = 1
+                seen[j] = 0
+            found[i] = last - at
     return partner, together, information, found
 
 
