@@ -1,6 +1,5 @@
 """Shapes and types in public signatures are checked in every test, and nowhere else."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from jaxtyping import install_import_hook
 SOURCE = Path(__file__).parents[1] / "src"
 UNCHECKED = {"__init__", "estimator"}
 FILES = [f for f in (SOURCE / "sleave").rglob("*.py") if f.stem not in UNCHECKED and not f.stem.endswith("kernels")]
-# Two processes that compile a kernel for other types at the same moment may name their files alike.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    os.environ["NUMBA_CACHE_DIR"] = str(SOURCE.parent / ".pytest_cache" / f"numba_{worker}")
 install_import_hook([".".join(f.relative_to(SOURCE).with_suffix("").parts) for f in FILES], "checking.checked")
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sleave.base.errors import SleaveError
+from sleave.codes.compiled import plain_torch
 from sleave.dependence.pairs import Pairs, num_pairs, reference_both_ways, top_count, unrank
 
 
@@ -51,6 +52,19 @@ def test_jaccard():
     assert pairs((0, 1), (2, 5)).jaccard(pairs((2, 5), (1, 3))) == pytest.approx(1 / 3)
     assert pairs().jaccard(pairs()) == 1
     assert pairs((0, 1)).jaccard(pairs()) == 0
+
+
+@settings(deadline=None)
+@given(st.integers(2, 12), st.floats(0, 1), st.floats(0, 1), st.integers(0, 99), st.booleans())
+def test_jaccard_agrees_with_sets(d_sae, share, other_share, seed, in_order):
+    one, other = some(d_sae, share, seed), some(d_sae, other_share, seed + 1)
+    expected = [set(zip(p.i.tolist(), p.j.tolist(), strict=True)) for p in (one, other)]
+    if not in_order:
+        one = Pairs(one.i.flip(0), one.j.flip(0), one.score)
+    both, either = expected[0] & expected[1], expected[0] | expected[1]
+    assert one.jaccard(other) == (len(both) / len(either) if either else 1)
+    with plain_torch():
+        assert one.jaccard(other) == (len(both) / len(either) if either else 1)
 
 
 def test_num_features():

@@ -54,11 +54,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder (made if it is not there) for this process alone while the block runs; a kill lets it go.
 
+    Args:
+        folder: which.
+        wait: until no other process holds it.
+
     Raises:
-        SleaveError: another process holds it, or it cannot be made.
+        SleaveError: another process holds it, and this one shall not wait; or it cannot be made.
     """
     with explained_disk_errors(folder / "*"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         os.close(handle)
         raise SleaveError(

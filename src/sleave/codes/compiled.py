@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -11,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sleave.base.files import exclusive
+from sleave.base.progress import say
+
 if TYPE_CHECKING:
     from sleave.codes.codes import Codes
 
-
 _plain = False
+_ready: set[Hashable] = set()  # kernels, with the types that they are compiled for
 
 
 def on_cpu(x: Tensor | Codes) -> bool:
@@ -49,8 +54,36 @@ def as_many_threads() -> Iterator[None]:
 def compiled(kernel: Callable[..., Any], *arguments: Tensor | float | tuple[float, ...]) -> Any:
     """What a kernel returns for CPU tensors (not copied) and numbers: a tensor or number, or a tuple of them."""
     with as_many_threads():
-        result = kernel(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+        result = call(kernel, *(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
     return tuple(map(_tensor, result)) if isinstance(result, tuple) else _tensor(result)
+
+
+def call(kernel: Any, *arguments: Any) -> Any:
+    """What a kernel returns for numpy arrays, numbers and tuples of them.
+
+    With types that it has not been given before it is compiled, or loaded if it ever was: by one process at a time.
+    Others that start at the same moment then find it compiled; and of two that write into numba's cache at once, each
+    may leave there what the other's types are said to have.
+    """
+    form = (kernel, *map(_form, arguments))
+    if form not in _ready:
+        with exclusive(Path(kernel.stats.cache_path), wait=True):
+            kernel.compile(tuple(map(numba.typeof, arguments)))
+        if kernel.stats.cache_misses:
+            _say_that_it_takes_longer()
+        _ready.add(form)
+    return kernel(*arguments)
+
+
+@cache
+def _say_that_it_takes_longer() -> None:
+    say("Compiling what this machine has not run before; it is kept, and only this run starts up to a minute later.")
+
+
+def _form(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return argument.dtype, argument.ndim, argument.flags.c_contiguous
+    return tuple(map(_form, argument)) if isinstance(argument, tuple) else type(argument)
 
 
 def _tensor(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sleave.codes.codes import Codes
 from sleave.codes.compiled import compiled, on_cpu
-from sleave.dependence import kernels
+from sleave.dependence import kernels, pair_kernels
 from sleave.dependence.pairs import num_pairs
 from sleave.dependence.scores import check_memory
 
@@ -55,7 +55,7 @@ def listed(offset: Tensor, found: Tensor, partner: Tensor, *values: Tensor) -> t
     if i.numel() == partner.numel():
         return i, partner, *values
     first = torch.cat([found.new_zeros(1), found.cumsum(0)])
-    return i, *(compiled(kernels.packed, offset, first, v) for v in (partner, *values))
+    return i, *(compiled(pair_kernels.packed, offset, first, v) for v in (partner, *values))
 
 
 def entries_together(codes: Codes) -> Iterator[tuple[Int[Tensor, " n"], Int[Tensor, " n"]]]:

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from sleave.base.errors import SleaveError, check_one_of
 from sleave.base.progress import progress as progress_bar
-from sleave.codes.compiled import as_many_threads, on_cpu
+from sleave.codes.compiled import as_many_threads, call, on_cpu
 from sleave.dependence import kde_kernels
 from sleave.dependence.kde_kernels import Floats, Ints
 from sleave.dependence.pairs import chunks, num_pairs
@@ -170,7 +170,7 @@ def kde_all_pairs(
                 sheet.load(first, second)
                 for start in range(0, len(i), BATCH):
                     a, b = i[start : start + BATCH], j[start : start + BATCH]
-                    result[a, b] = result[b, a] = kde_kernels.information(sheet.points, a, b, PARTS)
+                    result[a, b] = result[b, a] = call(kde_kernels.information, sheet.points, a, b, PARTS)
                     if advance is not None:
                         advance(len(a), "")
     return torch.from_numpy(result).to(acts.device)
@@ -273,7 +273,7 @@ class _Sheet:
                 features = self.blocks[block]
                 squares = self.fired[features] ** 2
                 self.points.square[features] = place * self._half + squares.cumsum() - squares
-                kde_kernels.load(self.points, features)
+                call(kde_kernels.load, self.points, features)
                 self._loaded[place] = block
                 if self._loaded[1 - place] == block:  # whose kernels are now looked up here
                     self._loaded[1 - place] = None
@@ -283,7 +283,7 @@ class _Sheet:
         result = np.empty(len(i))
         for first, second, pairs in self._tiles(i, j):
             self.load(first, second)
-            result[pairs] = kde_kernels.information(self.points, i[pairs], j[pairs], PARTS)
+            result[pairs] = call(kde_kernels.information, self.points, i[pairs], j[pairs], PARTS)
         return result
 
     def gradient(self, i: Ints, j: Ints, upstream: Floats) -> Floats:
@@ -292,7 +292,7 @@ class _Sheet:
         parts = np.zeros((GRADIENT_PARTS, len(points.u)))
         for first, second, pairs in self._tiles(i, j):
             self.load(first, second)
-            kde_kernels.joint_slopes(points, i[pairs], j[pairs], upstream[pairs], parts)
+            call(kde_kernels.joint_slopes, points, i[pairs], j[pairs], upstream[pairs], parts)
         slopes = parts.sum(axis=0)
         # The marginals' part is each feature's own, as often as the feature occurs.
         times = np.zeros(len(self.fired))
@@ -300,7 +300,7 @@ class _Sheet:
         np.add.at(times, j, upstream)
         for block, features in enumerate(self.blocks):
             self.load(block, block)
-            kde_kernels.marginal_slopes(points, features, times, slopes)
+            call(kde_kernels.marginal_slopes, points, features, times, slopes)
         result = np.zeros((len(times), points.rows))
         result[np.repeat(np.arange(len(times)), self.fired), points.row] = slopes / points.rows
         return result

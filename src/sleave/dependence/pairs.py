@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sleave.base.errors import SleaveError
 from sleave.codes.compiled import compiled, on_cpu
-from sleave.dependence import kernels
+from sleave.dependence import pair_kernels
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,15 @@ class Pairs:
         return 1 + int(self.j.max()) if len(self) else 0
 
     @cached_property
+    def _ordered(self) -> bool:
+        return _in_order(self.i, self.j)
+
+    @cached_property
     def _both_ways(self) -> tuple[Tensor, Tensor, Tensor]:
         lower, upper = (torch.bincount(k, minlength=self.width) for k in (self.j, self.i))
         start = torch.cat([lower.new_zeros(1), (lower + upper).cumsum(0)])
-        if on_cpu(self.i) and _in_order(self.i, self.j):
-            return start, *compiled(kernels.both_ways, self.i, self.j, start, lower, torch.get_num_threads())
+        if on_cpu(self.i) and self._ordered:
+            return start, *compiled(pair_kernels.both_ways, self.i, self.j, start, lower, torch.get_num_threads())
         return start, *reference_both_ways(self.i, self.j)
 
     def neighbours(self, d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,16 +131,18 @@ class Pairs:
 
     def jaccard(self, other: Pairs) -> float:
         """|A and B| / |A or B| of two choices of pairs; 1 for two empty ones."""
-        width = max(self.width, other.width)
-        keys = torch.cat([self.i * width + self.j, other.i * width + other.j])
-        # Two runs that are in order are merged by a stable sort in one pass.
-        keys = torch.from_numpy(np.sort(keys.numpy(), kind="stable")) if on_cpu(keys) else keys.sort().values
-        both = int((keys[1:] == keys[:-1]).sum())
+        if on_cpu(self.i) and self._ordered and other._ordered:
+            both = compiled(pair_kernels.shared, self.i, self.j, other.i, other.j, torch.get_num_threads())
+        else:
+            keys = torch.cat([(self.i << 32) + self.j, (other.i << 32) + other.j]).sort().values
+            both = int(torch.count_nonzero(keys[1:] == keys[:-1]))
         either = len(self) + len(other) - both
         return both / either if either else 1.0
 
 
 def _in_order(i: Tensor, j: Tensor) -> bool:
+    if on_cpu(i):
+        return not compiled(pair_kernels.out_of_order, i, j)
     key = (i << 32) + j
     return bool((key[1:] > key[:-1]).all())
 

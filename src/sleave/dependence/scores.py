@@ -14,7 +14,7 @@ from torch import Tensor
 from sleave.base.environment import free_memory
 from sleave.base.errors import NotEnoughMemory, SleaveError
 from sleave.codes.compiled import compiled, on_cpu
-from sleave.dependence import kernels
+from sleave.dependence import pair_kernels
 from sleave.dependence.pairs import Pairs, at_ranks, num_pairs
 
 MOST_LISTED = 100_000_000  # pairs; a list of more is 2.4 GB and of no use to anyone
@@ -121,11 +121,7 @@ class PairScores:
 
     def above(self, threshold: float, *, min_coactivations: int = 0) -> Pairs:
         """The pairs with a score above a threshold; see `top`."""
-        chosen = self.score > threshold
-        if min_coactivations > 0:
-            chosen &= self.together >= min_coactivations
-        chosen = chosen.nonzero().flatten()
-        i, j, score = self.i[chosen], self.j[chosen], self.score[chosen]
+        i, j, score = self._listed_above(threshold, min_coactivations)
         if min_coactivations > 0:
             return Pairs(i, j, score)  # in order, as all that is listed
         value, count = self._unlisted
@@ -149,7 +145,7 @@ class PairScores:
             rows: how many there are.
         """
         if on_cpu(self.score):
-            score = compiled(kernels.attracted, self.i, self.j, self.score, self.together, fired, rows)
+            score = compiled(pair_kernels.attracted, self.i, self.j, self.score, self.together, fired, rows)
         else:
             often = self.together.double() * rows > fired[self.i].double() * fired[self.j]
             score = torch.where(often, self.score, 0).clamp(min=0)
@@ -158,7 +154,7 @@ class PairScores:
     def less(self, expected: Float[Tensor, "groups groups"]) -> PairScores:
         """The same less a number for each two groups."""
         if on_cpu(self.score):
-            score = compiled(kernels.less, self.i, self.j, self.score, self.group, expected)
+            score = compiled(pair_kernels.less, self.i, self.j, self.score, self.group, expected)
         else:
             score = self.score - expected[self.group[self.i], self.group[self.j]]
         return replace(self, score=score, apart=self.apart - expected)
@@ -213,6 +209,15 @@ class PairScores:
                 listed[rank] = rank - before
         found |= dict(zip(listed, at_ranks(self.score, list(listed.values())), strict=True))
         return [found[rank] for rank in ranks]
+
+    def _listed_above(self, threshold: float, min_coactivations: int) -> tuple[Tensor, Tensor, Tensor]:
+        listed = (self.i, self.j, self.score)
+        if on_cpu(self.score):
+            rules = (self.together, threshold, min_coactivations, torch.get_num_threads())
+            kept: tuple[Tensor, Tensor, Tensor] = compiled(pair_kernels.above, *listed, *rules)
+            return kept
+        chosen = ((self.score > threshold) & (self.together >= min_coactivations)).nonzero().flatten()
+        return self.i[chosen], self.j[chosen], self.score[chosen]
 
     def _unlisted_above(self, threshold: float) -> tuple[Tensor, Tensor]:
         high = self.apart > threshold
