@@ -73,15 +73,14 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError as error:
-        os.close(handle)
-        raise SleaveError(
-            f"Another sleave is at work in `{folder}`. Wait until it is done, or choose another folder."
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise SleaveError(
+                f"Another sleave is at work in `{folder}`. Wait until it is done, or choose another folder."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,9 +16,11 @@ from torch import Tensor
 
 from sleave.base.files import exclusive
 from sleave.base.progress import say
+from sleave.codes import kernels
 
 if TYPE_CHECKING:
     from sleave.codes.codes import Codes
+NOTICED = 2.0  # seconds after which people ask what takes so long
 
 _plain = False
 _ready: set[Hashable] = set()  # kernels, with the types that they are compiled for
@@ -61,15 +64,17 @@ def compiled(kernel: Callable[..., Any], *arguments: Tensor | float | tuple[floa
 def call(kernel: Any, *arguments: Any) -> Any:
     """What a kernel returns for numpy arrays, numbers and tuples of them.
 
-    With types that it has not been given before it is compiled, or loaded if it ever was: by one process at a time.
-    Others that start at the same moment then find it compiled; and of two that write into numba's cache at once, each
-    may leave there what the other's types are said to have.
+    With types that it has not been given before it is compiled, or loaded if it ever was: by one process at a time, on
+    one machine. Others that start at the same moment then find it compiled; and of two that write into numba's cache at
+    once, each may leave there what the other's types are said to have.
     """
     form = (kernel, *map(_form, arguments))
     if form not in _ready:
-        with exclusive(Path(kernel.stats.cache_path), wait=True):
+        began = time.monotonic()
+        # One lock for all kernels, since what they call is compiled with them.
+        with exclusive(Path(kernels.span.stats.cache_path), wait=True):
             kernel.compile(tuple(map(numba.typeof, arguments)))
-        if kernel.stats.cache_misses:
+        if time.monotonic() - began > NOTICED:
             _say_that_it_takes_longer()
         _ready.add(form)
     return kernel(*arguments)
@@ -82,7 +87,7 @@ def _say_that_it_takes_longer() -> None:
 
 def _form(argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
-        return argument.dtype, argument.ndim, argument.flags.c_contiguous
+        return argument.dtype, argument.ndim, argument.flags.num
     return tuple(map(_form, argument)) if isinstance(argument, tuple) else type(argument)
 
 

@@ -124,7 +124,8 @@ def information_from_coactivations(
     """Pairs that fire together, the number of rows on which they do, and N * (I - ln N); by counting co-activations.
 
     Feature i's pairs begin at offset[i]; returns also how many each has. Most pairs of a wide dictionary fire together
-    on one row only. They get no table: of the sums over it, all is as if they never did but for the one cell's terms.
+    on one row only. They get no table: with that row in bins of p and q rows, N * (I - ln N) is phi(p - 1) - phi(p) +
+    phi(q - 1) - phi(q) + phi(rows - fired_i - fired_j + 1) - phi(rows - fired_i) - phi(rows - fired_j).
     """
     d_sae, width = sizes.shape
     rows = row_start.size - 1

@@ -47,7 +47,7 @@ def out_of_order(i, j):
 
 @njit(parallel=True, cache=True)
 def shared(i, j, other_i, other_j, parts):
-    """How many pairs are in two lists that are in the order of (i, j)."""
+    """How many pairs are in both of two lists, each in the order of (i, j)."""
     if i.size == 0:
         return 0
     found = np.zeros(parts, np.int64)

@@ -213,7 +213,7 @@ class PairScores:
     def _listed_above(self, threshold: float, min_coactivations: int) -> tuple[Tensor, Tensor, Tensor]:
         listed = (self.i, self.j, self.score)
         if on_cpu(self.score):
-            rules = (self.together, threshold, min_coactivations, torch.get_num_threads())
+            rules = (self.together, float(threshold), min_coactivations, torch.get_num_threads())
             kept: tuple[Tensor, Tensor, Tensor] = compiled(pair_kernels.above, *listed, *rules)
             return kept
         chosen = ((self.score > threshold) & (self.together >= min_coactivations)).nonzero().flatten()
