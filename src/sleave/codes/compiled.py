@@ -20,6 +20,7 @@ from sleave.codes import kernels
 
 if TYPE_CHECKING:
     from sleave.codes.codes import Codes
+
 NOTICED = 2.0  # seconds after which people ask what takes so long
 
 _plain = False
